@@ -1,0 +1,119 @@
+"""Seconds per meta-iteration of navigation, split in sampling and update, beside the floors they are compared with."""
+
+import dataclasses
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from torch.func import vmap
+
+from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
+from metarl_l2f.launchers.navigation import Navigation
+from metarl_l2f.training.config import provenance
+from metarl_l2f.training.seeding import Stream, generator
+
+
+def reference() -> MetaRLSettings:
+    """The configuration of pytorch-maml-rl's navigation: MAML, 64-64 tanh, 20 × 20 episodes, one step of 0.1."""
+    return MetaRLSettings(method="maml", policy=PolicyNetwork((64, 64), "tanh", 1.0), inner=InnerLoop(inner_lr=0.1))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure meta-iterations on 2D navigation. Run it on a quiet machine, and trust ratios more than seconds."""
+
+    settings: MetaRLSettings = field(default_factory=reference)
+    """What is measured; by default pytorch-maml-rl's navigation configuration."""
+    iterations: int = 10
+    """Meta-iterations measured, after two that are not."""
+    threads: int = 2
+    """CPU threads."""
+    out: Path | None = None
+    """Where to write the json, if anywhere."""
+
+
+def seconds(function: Callable[[], object], repeats: int = 5) -> float:
+    """Median time of a call, after one that does not count."""
+    function()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def measure(options: Options) -> dict[str, object]:
+    """All figures, in seconds, ratios and GiB."""
+    torch.set_num_threads(1)
+    settings = options.settings
+    env, arguments = dataclasses.replace(Navigation(), settings=settings).environment()
+    run = MetaRL(env, settings, arguments, options.threads)
+    meta, sampler = run.meta, run.meta.sampler
+    metrics = [run.iterate(i) for i in range(1, options.iterations + 3)][2:]
+
+    count = settings.tasks_per_batch
+    tasks = sampler.sample_tasks(count, generator(settings.seed, Stream.TASKS, 0))
+
+    def generators(phase: int) -> list[np.random.Generator]:
+        return [generator(settings.seed, Stream.POLICY, 0, task, phase) for task in range(count)]
+
+    data = meta.collect(tasks, generators, settings.inner.inner_steps).data
+    theta = {name: p.detach() for name, p in run.learner.theta.items()}
+    zeros = np.zeros((sampler.envs.num_envs, sampler.action_size), np.float32)
+
+    @torch.no_grad()
+    def forward() -> object:
+        return meta.shards.map(lambda shard: vmap(meta.policies)(shard), data)
+
+    @torch.no_grad()
+    def shard_policy(batch: torch.Tensor) -> object:
+        return meta.policy(theta, batch)
+
+    def physics() -> None:
+        sampler.envs.reset(options={"task": np.repeat(tasks, settings.episodes_per_task, 0)})
+        for _ in range(settings.horizon):
+            sampler.envs.step(zeros)
+
+    def median(tag: str) -> float:
+        return statistics.median(line[tag] for line in metrics)
+
+    phases = settings.inner.inner_steps + 1
+    adapt_forward = seconds(forward)
+    figures: dict[str, object] = {
+        "meta_iteration_s": median("time/iteration"),
+        "sampling_s_per_phase": median("time/sampling") / phases,
+        "update_s": median("time/update"),
+        "physics_s_per_phase": seconds(physics),
+        "policy_forward_s": seconds(lambda: meta.shards.map(shard_policy, data.post.observations)),
+        "adapt_and_policy_forward_s": adapt_forward,
+        "update_in_adapt_and_policy_forwards": median("time/update") / adapt_forward,
+        "backtracks": median("line_search/backtracks"),
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    run.close()
+    return figures
+
+
+def main() -> None:
+    """Measure, print, and write if asked."""
+    options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
+    figures = measure(options)
+    for name, value in figures.items():
+        print(f"{name:<38} {value:.4f}")
+    if options.out is not None:
+        record = {"figures": figures, "settings": dataclasses.asdict(options.settings), "threads": options.threads}
+        machine = {"machine": platform.processor() or platform.machine()}
+        options.out.write_text(json.dumps(record | machine | provenance(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

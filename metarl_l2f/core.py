@@ -1,0 +1,360 @@
+"""Learning to Forget (L2F; Baik, Hong, Lee, CVPR 2020, arXiv 1906.05895): the equations, for one task.
+
+MAML learns one initialisation θ for all tasks. L2F first shrinks θ for the task at hand, by factors γ that a small
+network reads off the task's mean gradients, and only then adapts by gradient steps. Everything here is written for
+one task, as functions of named tensors; callers `torch.func.vmap` over tasks. Nothing here knows what the loss is.
+
+Letters: θ initialisation, φ attenuator, α inner step sizes, γ attenuation, L entries of γ (one per attenuated tensor
+by default), P scalars in the attenuated tensors.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+Params = dict[str, Tensor]
+Loss = Callable[[Params], Tensor]
+
+Scope = Literal["network", "layer", "tensor", "filter", "weight"]
+Conditioning = Literal["gradient", "none"]
+Transform = Literal["attenuate", "scale", "affine"]
+EmbeddingScale = Literal["normalised", "raw"]
+
+WIDEST_ATTENUATOR = 64
+"""Hidden units of the attenuator at most; the official n → n → n network would outgrow the policy at scope `filter`."""
+
+
+@dataclass(frozen=True)
+class Attenuation:
+    """How γ is computed and applied; `None` in its place is MAML."""
+
+    scope: Scope = "tensor"
+    """What shares one γ: the network, a layer (weight and bias), a tensor (the paper's L2F), a filter (an output row
+    of a tensor), or nothing (every weight has its own). Table 4."""
+    conditioning: Conditioning = "gradient"
+    """`gradient`: γ is read off the task's mean gradients (Eq. 4). `none`: γ is learned freely, the same for every
+    task, starts at 1 and is not squashed (Table 4)."""
+    transform: Transform = "attenuate"
+    """`attenuate`: γθ with γ ∈ (0, 1); `scale`: γθ without the sigmoid; `affine`: γθ + δ, without it. Table 6."""
+    embedding: EmbeddingScale = "normalised"
+    """`raw`: mean of each gradient (paper). `normalised`: after dividing each gradient tensor by its root mean square;
+    means of policy gradients are so small that `raw` gives every task the same γ."""
+    initial_gamma: float = 0.5
+    """Where γ starts, in (0, 1): 0.5 as in the official code, towards 1 as in MAML."""
+
+    def __post_init__(self) -> None:
+        _one_of("scope", self.scope, Scope)
+        _one_of("conditioning", self.conditioning, Conditioning)
+        _one_of("transform", self.transform, Transform)
+        _one_of("embedding", self.embedding, EmbeddingScale)
+        _check_initial_gamma(self.initial_gamma)
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The gradient steps that adapt the (attenuated) initialisation to one task."""
+
+    inner_steps: int = 1
+    """Gradient steps k per task."""
+    inner_lr: float = 0.1
+    """Step size α; where it starts when it is learned."""
+    learn_inner_lr: bool = False
+    """Learn one step size per tensor and step (Meta-SGD, LSLR) together with the initialisation."""
+    later_lr_factor: float = 0.5
+    """Step size of steps beyond the trained ones, relative to the last trained one (the MAML paper halves it)."""
+    first_order: bool = False
+    """Treat inner gradients as constants in the meta-gradient (first-order MAML)."""
+
+    def __post_init__(self) -> None:
+        if self.inner_steps < 1:
+            raise ValueError(f"inner_steps must be a positive number of inner gradient steps, got {self.inner_steps}")
+        for name in ("inner_lr", "later_lr_factor"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} must be a positive, finite step size, got {getattr(self, name)}")
+
+
+def _check_initial_gamma(value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"an initial γ must lie strictly between 0 and 1, got {value}")
+
+
+def _one_of(name: str, value: str, accepted: object) -> None:
+    if value not in get_args(accepted):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(accepted)))}, got {value!r}")
+
+
+def layer_of(name: str) -> str:
+    """The layer that a parameter belongs to: its name up to the last dot, or all of it where there is none."""
+    return name.rpartition(".")[0] or name
+
+
+def share_gammas(shapes: dict[str, torch.Size], scope: Scope) -> list[Tensor]:
+    """For every scalar of every tensor, which entry of γ it is multiplied by.
+
+    Args:
+        shapes: the attenuated tensors' names and shapes.
+        scope: what shares one entry.
+    Returns:
+        One integer tensor per name, of that name's shape, with values in [0, L).
+    """
+    layers = {layer: number for number, layer in enumerate(dict.fromkeys(map(layer_of, shapes)))}
+    owners, used = [], 0
+    for number, (name, shape) in enumerate(shapes.items()):
+        rows = shape[0] if shape else 1
+        if scope == "network":
+            owner = torch.zeros(shape, dtype=torch.long)
+        elif scope == "layer":
+            owner = torch.full(shape, layers[layer_of(name)])
+        elif scope == "tensor":
+            owner = torch.full(shape, number)
+        elif scope == "filter":
+            owner = used + torch.arange(rows).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+        else:
+            owner = used + torch.arange(shape.numel()).reshape(shape)
+        used += rows if scope == "filter" else shape.numel()
+        owners.append(owner)
+    return owners
+
+
+def embed(gradients: Sequence[Tensor], owner: Tensor, scale: EmbeddingScale) -> Tensor:
+    """Task embedding: the mean gradient over everything that shares a γ, eˡ = mean(∇_θˡ L_D(f_θ)) (Sec. 3.4).
+
+    Args:
+        gradients: the attenuated tensors' gradients, P scalars together.
+        owner: (P,), which entry of γ each scalar belongs to.
+        scale: `raw` as in the paper, or `normalised`: each tensor first divided by its root mean square.
+    Returns:
+        (L,), detached: the embedding is data, not a path for gradients.
+    """
+    if scale == "normalised":
+        gradients = [g / g.square().mean().sqrt().clamp_min(torch.finfo(g.dtype).tiny) for g in gradients]
+    flat = torch.cat([g.flatten() for g in gradients]).detach()
+    entries = int(owner.max()) + 1
+    zeros = flat.new_zeros(entries)
+    return zeros.scatter_add(0, owner, flat) / zeros.scatter_add(0, owner, torch.ones_like(flat))
+
+
+def attenuate(theta: Params, gamma: Params, delta: Params | None = None, logarithmic: Sequence[str] = ()) -> Params:
+    """Forget a part of the initialisation: θ̄ˡ = γˡ θˡ (Eq. 3), or γˡ θˡ + δˡ (Table 6, affine).
+
+    Args:
+        theta: named tensors.
+        gamma: factors by name, each broadcastable to its tensor; tensors without one are kept as they are.
+        delta: shifts by name, where the transform has them.
+        logarithmic: names of tensors that hold a logarithm, whose exponential is attenuated: log σ + log γ.
+    """
+    forgotten = dict(theta)
+    for name, factor in gamma.items():
+        if name in logarithmic:
+            forgotten[name] = theta[name] + factor.clamp_min(torch.finfo(factor.dtype).tiny).log()
+        else:
+            forgotten[name] = factor * theta[name]
+        if delta is not None:
+            forgotten[name] = forgotten[name] + delta[name]
+    return forgotten
+
+
+def descend(params: Params, gradients: Params, alpha: Params) -> Params:
+    """One inner gradient step, θ − α ∇L_D(f_θ) (Eq. 1); tensors without a gradient stay."""
+    return params | {name: params[name] - alpha[name] * g for name, g in gradients.items()}
+
+
+class Start(NamedTuple):
+    """Where one task's inner loop starts."""
+
+    params: Params
+    """θ̄, the attenuated initialisation (θ itself for MAML)."""
+    gamma: Tensor
+    """(L,), the task's attenuation; (0,) for MAML."""
+    gradients: Params
+    """∇L_D(f_θ) at the unattenuated initialisation."""
+
+
+class L2F(nn.Module):
+    """A network with the meta-parameters of L2F: initialisation θ, attenuator φ, inner step sizes α.
+
+    The module stores; its methods compute with the stored values and return adapted parameters as new tensors. Its
+    `parameters()` are what a meta-update moves and its `state_dict()` is what a checkpoint keeps.
+
+    Args:
+        network: whose parameters are θ.
+        attenuation: how γ is computed, or None for MAML.
+        inner: the inner loop.
+        attenuated: which parameters (by name) are attenuated; all by default.
+        adapted: which parameters (by name) the inner loop moves; all by default (ANIL: the last layer's).
+        logarithmic: names of parameters that hold a logarithm (log σ), attenuated as log σ + log γ.
+        initial_gammas: where γ starts for single parameters, by name, instead of at `attenuation.initial_gamma`.
+        generator: draws the attenuator's initial weights.
+    """
+
+    owner: Tensor
+    step_sizes: Tensor
+    attenuator: nn.Sequential
+
+    def __init__(
+        self,
+        network: nn.Module,
+        attenuation: Attenuation | None = None,
+        inner: InnerLoop | None = None,
+        *,
+        attenuated: Callable[[str], bool] = lambda name: True,
+        adapted: Callable[[str], bool] = lambda name: True,
+        logarithmic: Sequence[str] = (),
+        initial_gammas: Mapping[str, float] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.attenuation = attenuation
+        self.inner = inner or InnerLoop()
+        self.logarithmic = tuple(logarithmic)
+        shapes = {name: p.shape for name, p in network.named_parameters()}
+        self.adapted_names = _chosen("adapted", shapes, adapted)
+        self.attenuated_names = _chosen("attenuated", shapes, attenuated) if attenuation else []
+        if unknown := set(logarithmic) - set(shapes):
+            raise ValueError(f"logarithmic names no parameter of the network: {sorted(unknown)}; it has {list(shapes)}")
+        alpha = torch.full((self.inner.inner_steps, len(self.adapted_names)), self.inner.inner_lr)
+        if self.inner.learn_inner_lr:
+            self.step_sizes = nn.Parameter(alpha)
+        else:
+            self.register_buffer("step_sizes", alpha)
+        if attenuation:
+            self._shapes = {name: shapes[name] for name in self.attenuated_names}
+            owner = torch.cat([o.flatten() for o in share_gammas(self._shapes, attenuation.scope)])
+            self.register_buffer("owner", owner, persistent=False)
+            self._build_attenuator(attenuation, int(owner.max()) + 1, generator)
+            self._set_initial_gammas(attenuation, initial_gammas or {})
+
+    def _build_attenuator(self, attenuation: Attenuation, entries: int, generator: torch.Generator | None) -> None:
+        shifts = entries if attenuation.transform == "affine" else 0
+        if attenuation.conditioning == "none":
+            self.free = nn.Parameter(torch.cat([torch.ones(entries), torch.zeros(shifts)]))
+            return
+        hidden = min(entries, WIDEST_ATTENUATOR)
+        self.attenuator = nn.Sequential(nn.Linear(entries, hidden), nn.ReLU(), nn.Linear(hidden, entries + shifts))
+        for width, layer in ((entries, self.attenuator[0]), (hidden, self.attenuator[2])):
+            bound = 1 / math.sqrt(width)
+            for parameter in layer.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def _set_initial_gammas(self, attenuation: Attenuation, special: Mapping[str, float]) -> None:
+        if unknown := set(special) - set(self.attenuated_names):
+            raise ValueError(f"initial_gammas names no attenuated parameter: {sorted(unknown)}")
+        entries = int(self.owner.max()) + 1
+        start = torch.full((entries,), attenuation.initial_gamma)
+        for name, owned in self._owned_entries().items():
+            if name in special:
+                _check_initial_gamma(special[name])
+                start[owned] = special[name]
+        if attenuation.conditioning == "gradient":
+            bias = self.attenuator[2].get_parameter("bias")
+            with torch.no_grad():
+                bias[:entries] = start.logit() if attenuation.transform == "attenuate" else start
+                bias[entries:] = 0.0
+
+    def _owned_entries(self) -> dict[str, Tensor]:
+        """Which entries of γ each attenuated parameter uses."""
+        owners = self.owner.split([shape.numel() for shape in self._shapes.values()])
+        return {name: owner.unique() for name, owner in zip(self._shapes, owners, strict=True)}
+
+    @property
+    def theta(self) -> Params:
+        """The initialisation θ, by name."""
+        return dict(self.network.named_parameters())
+
+    def gamma(self, gradients: Params) -> tuple[Tensor, Tensor | None]:
+        """The task's attenuation γ = sigmoid(MLP_φ(e)) (Eq. 4), and the shift δ where the transform is affine.
+
+        Args:
+            gradients: of the task's loss at θ, by name.
+        Returns:
+            γ (L,) and δ (L,) or None.
+        """
+        assert self.attenuation is not None, "MAML has no attenuation"
+        if self.attenuation.conditioning == "none":
+            output = self.free
+        else:
+            chosen = [gradients[name] for name in self.attenuated_names]
+            output = self.attenuator(embed(chosen, self.owner, self.attenuation.embedding))
+            if self.attenuation.transform == "attenuate":
+                output = output.sigmoid()
+        if self.attenuation.transform == "affine":
+            gamma, delta = output.chunk(2)
+            return gamma, delta
+        return output, None
+
+    def _spread(self, values: Tensor) -> Params:
+        """Entries of γ or δ (L,) → one tensor per attenuated parameter, of its shape."""
+        sizes = [shape.numel() for shape in self._shapes.values()]
+        pieces = values[self.owner].split(sizes)
+        return {n: piece.reshape(s) for (n, s), piece in zip(self._shapes.items(), pieces, strict=True)}
+
+    def gammas_by_tensor(self, gamma: Tensor) -> Params:
+        """Entries of γ (..., L) that belong to each attenuated tensor: (..., entries), by name."""
+        return {name: gamma[..., entries] for name, entries in self._owned_entries().items()}
+
+    def gradients(self, loss: Loss, params: Params, names: Sequence[str] = ()) -> Params:
+        """∇ loss(params) by name; a constant to the outer gradient when first-order.
+
+        Args:
+            loss: of one task.
+            params: where.
+            names: with respect to which; by default what the inner loop adapts.
+        """
+        chosen = {name: params[name] for name in names or self.adapted_names}
+        result = grad(lambda moved: loss(params | moved))(chosen)
+        return {name: g.detach() for name, g in result.items()} if self.inner.first_order else result
+
+    def start(self, loss: Loss) -> Start:
+        """Attenuate the initialisation for the task that `loss` belongs to (Algorithm 1, lines 6 to 10)."""
+        theta = self.theta
+        gradients = self.gradients(loss, theta, list(dict.fromkeys(self.attenuated_names + self.adapted_names)))
+        if self.attenuation is None:
+            return Start(theta, next(iter(theta.values())).new_zeros(0), gradients)
+        gamma, delta = self.gamma(gradients)
+        shift = None if delta is None else self._spread(delta)
+        return Start(attenuate(theta, self._spread(gamma), shift, self.logarithmic), gamma, gradients)
+
+    def alpha(self, step: int) -> Params:
+        """Step sizes of inner step `step` (from 0) by name; those beyond the trained steps shrink the last."""
+        trained = self.inner.inner_steps
+        row = self.step_sizes[step] if step < trained else self.inner.later_lr_factor * self.step_sizes[-1]
+        return dict(zip(self.adapted_names, row, strict=True))
+
+    def step(self, params: Params, gradients: Params, step: int) -> Params:
+        """Inner step number `step` (from 0) along gradients (Eq. 1)."""
+        return descend(params, {name: gradients[name] for name in self.adapted_names}, self.alpha(step))
+
+    def adapt(
+        self, losses: Sequence[Loss], first: Loss | None = None, gradient_at_init: bool = False
+    ) -> tuple[Params, Start]:
+        """Attenuate, then take one gradient step per loss (Algorithm 1, lines 6 to 14).
+
+        Args:
+            losses: one per inner step.
+            first: the loss whose gradient at θ the embedding reads; by default that of the first step.
+            gradient_at_init: step first along that same gradient at θ, instead of the one at θ̄.
+        Returns:
+            The adapted parameters, and where they started.
+        """
+        start = self.start(first or losses[0])
+        # Without attenuation θ̄ = θ: the gradient of the first step is known.
+        known = gradient_at_init or (first is None and self.attenuation is None)
+        params = start.params
+        for number, loss in enumerate(losses):
+            at_init = known and number == 0
+            gradients = start.gradients if at_init else self.gradients(loss, params)
+            params = self.step(params, gradients, number)
+        return params, start
+
+
+def _chosen(role: str, shapes: dict[str, torch.Size], predicate: Callable[[str], bool]) -> list[str]:
+    names = [name for name in shapes if predicate(name)]
+    if not names:
+        raise ValueError(f"{role} selects none of the network's parameters; it has {list(shapes)}")
+    return names

@@ -1,0 +1,121 @@
+"""Networks as functions of their parameters: the module stores the initial values, `forward(params, x)` computes.
+
+Adapted parameters are values, one set per task, so no network here reads its own attributes while computing. That
+also makes every network safe to call from several threads and under `torch.func.vmap`.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .core import Params
+
+Activation = Literal["tanh", "relu"]
+SMALLEST_LOG_STD = math.log(1e-6)
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian over actions."""
+
+    mean: Tensor
+    """(..., A)"""
+    log_std: Tensor
+    """(A,), the same for every observation."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Actions mean + σ · noise, for standard normal noise (..., A)."""
+        return self.mean + self.log_std.exp() * noise
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """log N(actions; mean, σ²), summed over the action's components: (...,)."""
+        standardised = (actions - self.mean) * torch.exp(-self.log_std)
+        return -(0.5 * standardised.square() + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def kl(self, other: "Gaussian") -> Tensor:
+        """KL(self ‖ other) = Σ_a log(σ′/σ) + (σ² + (μ − μ′)²) / 2σ′² − 1/2: (...,)."""
+        variance, other_variance = torch.exp(2 * self.log_std), torch.exp(2 * other.log_std)
+        squared = (self.mean - other.mean).square()
+        return (other.log_std - self.log_std + (variance + squared) / (2 * other_variance) - 0.5).sum(-1)
+
+    def fisher(self, tangent: "Gaussian", weights: Tensor) -> "Gaussian":
+        """Curvature of the weighted KL at this point times a tangent: (w u_μ / σ², 2 u_logσ Σw).
+
+        Args:
+            tangent: change of mean (..., A) and of log σ (A,).
+            weights: (...,), each observation's share of the mean.
+        """
+        mean = weights.unsqueeze(-1) * tangent.mean * torch.exp(-2 * self.log_std)
+        return Gaussian(mean, 2 * weights.sum() * tangent.log_std)
+
+
+class MLP(nn.Module):
+    """A fully connected network, ReLU or tanh between its layers, linear at the end.
+
+    Args:
+        sizes: units per layer, from the input to the output.
+        activation: between layers.
+        generator: draws the initial weights, Xavier uniform; biases start at 0.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], activation: Activation = "tanh", generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        if activation not in get_args(Activation):
+            raise ValueError(f"activation must be one of {get_args(Activation)}, got {activation!r}")
+        if min(sizes) < 1:
+            raise ValueError(f"layer sizes must be positive, got {tuple(sizes)}")
+        self.activation = torch.tanh if activation == "tanh" else torch.relu
+        layers = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, params: Params, inputs: Tensor, prefix: str = "") -> Tensor:
+        """inputs (..., sizes[0]) → outputs (..., sizes[-1])."""
+        last = len(self.layers) - 1
+        for number in range(last + 1):
+            weight, bias = params[f"{prefix}layers.{number}.weight"], params[f"{prefix}layers.{number}.bias"]
+            inputs = F.linear(inputs, weight, bias)
+            if number < last:
+                inputs = self.activation(inputs)
+        return inputs
+
+
+class GaussianPolicy(nn.Module):
+    """A policy N(MLP(observation), σ²) with a learned σ per action component, the same in every state.
+
+    Args:
+        observation_size: O.
+        action_size: A.
+        hidden_sizes: units of the hidden layers.
+        activation: between layers.
+        initial_std: where σ starts, positive.
+        generator: draws the initial weights.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: Activation = "tanh",
+        initial_std: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not (math.isfinite(initial_std) and initial_std > 0):
+            raise ValueError(f"initial_std must be positive and finite, got {initial_std}")
+        self.mean = MLP([observation_size, *hidden_sizes, action_size], activation, generator)
+        self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
+
+    def forward(self, params: Params, observations: Tensor) -> Gaussian:
+        """observations (..., O) → the distribution of the action in each."""
+        mean = self.mean(params, observations, prefix="mean.")
+        return Gaussian(mean, params["log_std"].clamp_min(SMALLEST_LOG_STD))

@@ -1,0 +1,327 @@
+"""Meta-reinforcement learning: REINFORCE inside, a trust-region step outside (MAML, Finn et al. 2017, Sec. 5.3; L2F).
+
+One meta-iteration: roll out the initialisation on N tasks, attenuate and adapt per task, roll out the adapted
+policies, and move (θ, φ, α) by a trust-region step on their surrogate loss, differentiated through the adaptation.
+
+Per-task functions are written for one task and vmapped over shards of a few tasks (shards.py).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from ..core import L2F, Params, Start
+from ..networks import Gaussian, GaussianPolicy
+from .baseline import fit_values
+from .episodes import Batch, Episodes, discounted_returns, generalised_advantages, standardise, to_batch
+from .sampling import Act, Sampler
+from .shards import Shards, joined
+from .trpo import StepLog, TrustRegion, trust_region_step
+
+Estimator = Literal["reinforce", "lvc"]
+InnerData = Literal["reuse", "gradient_at_init", "resample"]
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """How episodes become inner and outer policy gradients."""
+
+    discount: float = 0.99
+    """Discount of rewards, in [0, 1]."""
+    gae_lambda: float = 1.0
+    """λ of the generalised advantage estimator, in [0, 1]."""
+    estimator: Estimator = "lvc"
+    """Inner loss: log π · A (`reinforce`), or π / ⊥π · A (`lvc`): same first, and the right second derivative."""
+    inner_data: InnerData = "gradient_at_init"
+    """Episodes of the first inner step after attenuation: those of the initialisation, at θ̄ (`reuse`) or at θ
+    (`gradient_at_init`), or fresh ones from θ̄ (`resample`)."""
+    initial_weight: float = 0.0
+    """Weight of the unadapted policy's own return in the meta-objective; above 0 its KL is bounded too."""
+
+    def __post_init__(self) -> None:
+        for name, accepted in (("estimator", Estimator), ("inner_data", InnerData)):
+            if getattr(self, name) not in get_args(accepted):
+                raise ValueError(f"{name} must be one of {get_args(accepted)}, got {getattr(self, name)!r}")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+class MetaData(NamedTuple):
+    """The episodes one meta-update learns from, per task."""
+
+    first: Batch
+    """From the initialisation: what the embedding reads."""
+    inner: tuple[Batch, ...]
+    """One batch per inner step."""
+    post: Batch
+    """From the adapted policy."""
+
+
+class Rollouts(NamedTuple):
+    """Everything collected on a meta-batch: episodes before and after each inner step."""
+
+    episodes: list[Episodes]
+    """From the initialisation, then after 1 … k inner steps."""
+    data: MetaData
+    start: Start
+    """Per task: attenuated start, γ and gradients at θ."""
+    env_steps: int
+    """All steps simulated, those of `resample` included."""
+
+
+def policy_loss(policy: GaussianPolicy, batch: Batch, estimator: Estimator, params: Params) -> Tensor:
+    """Inner loss of one task, −E[log π(a|o) A] or −E[π(a|o) / ⊥π(a|o) A]; both have the REINFORCE gradient.
+
+    ⊥ stops the gradient. The second form also has the policy gradient's right second derivative (ProMP, Rothfuss et
+    al. 2019, low-variance curvature), which the first misses.
+    """
+    log_prob = policy(params, batch.observations).log_prob(batch.actions)
+    if estimator == "lvc":
+        log_prob = torch.exp(log_prob - log_prob.detach())
+    return -(batch.weights * batch.advantages * log_prob).sum()
+
+
+def surrogate_loss(policy: Gaussian, old: Gaussian, batch: Batch) -> Tensor:
+    """−E[π(a|o) / π_old(a|o) A] over one task's samples."""
+    ratio = torch.exp(policy.log_prob(batch.actions) - old.log_prob(batch.actions))
+    return -(batch.weights * batch.advantages * ratio).sum()
+
+
+def first_episodes(batch: Batch, samples: int) -> Batch:
+    """The first `samples` of a stacked batch (N, S, ·), with weights that sum to 1 again."""
+    kept = Batch(*(values[:, :samples] for values in batch))
+    return kept._replace(weights=kept.weights / kept.weights.sum(1, keepdim=True).clamp_min(1e-12))
+
+
+class MetaTRPO:
+    """Meta-trains the policy inside `learner`.
+
+    Args:
+        learner: L2F (or MAML) around a policy.
+        sampler: N tasks × B episodes.
+        gradient: estimators of the inner and outer policy gradient.
+        region: the trust region.
+        threads: tasks are differentiated on this many threads; changes no result.
+    """
+
+    def __init__(
+        self, learner: L2F, sampler: Sampler, gradient: PolicyGradient, region: TrustRegion, threads: int = 1
+    ) -> None:
+        if not isinstance(learner.network, GaussianPolicy):
+            raise TypeError(f"learner must hold a GaussianPolicy, got {type(learner.network).__name__}")
+        self.learner, self.sampler, self.gradient, self.region = learner, sampler, gradient, region
+        self.policy = learner.network
+        self.shards = Shards(threads)
+        # Without attenuation θ̄ = θ, so the gradient at θ is the first step's whatever the mode.
+        self.gradient_at_init = learner.attenuation is None or gradient.inner_data == "gradient_at_init"
+
+    # ---- adaptation -------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch) -> Callable[[Params], Tensor]:
+        """One task's inner loss as a function of its parameters."""
+        return partial(policy_loss, self.policy, batch, self.gradient.estimator)
+
+    def policies(self, data: MetaData) -> list[Gaussian]:
+        """One task: adapt through its data, differentiably, and look at the adapted policy on its own episodes.
+
+        Where the initial policy's own return counts too, that policy follows, on its episodes.
+        """
+        losses = [self.loss(batch) for batch in data.inner]
+        params, _ = self.learner.adapt(losses, self.loss(data.first), self.gradient_at_init)
+        adapted = [self.policy(params, data.post.observations)]
+        if self.gradient.initial_weight:
+            adapted.append(self.policy(self.learner.theta, data.first.observations))
+        return adapted
+
+    def collect(
+        self, tasks: Sequence[Any], generators: Callable[[int], Sequence[np.random.Generator]], steps: int
+    ) -> Rollouts:
+        """Roll out, adapt, roll out … on a meta-batch of tasks.
+
+        Args:
+            tasks: N tasks.
+            generators: phase → one generator per task.
+            steps: inner steps.
+        """
+        phase, env_steps = 0, 0
+
+        def act(params: Params, observations: Tensor, noise: Tensor) -> Tensor:
+            return self.policy(params, observations).sample(noise)
+
+        def roll(act: Act) -> tuple[Episodes, Batch]:
+            nonlocal phase, env_steps
+            sampled = self.sampler.sample(act, tasks, generators(phase))
+            phase, env_steps = phase + 1, env_steps + sampled.steps()
+            return sampled, self.batch(sampled)
+
+        @torch.no_grad()
+        def start_shard(batch: Batch) -> Start:
+            return vmap(lambda b: self.learner.start(self.loss(b)))(batch)
+
+        @torch.no_grad()
+        def step_shard(number: int, shard: tuple[Params, Batch, Start]) -> Params:
+            def task(params: Params, batch: Batch, start: Start) -> Params:
+                known = number == 0 and self.gradient_at_init
+                gradients = start.gradients if known else self.learner.gradients(self.loss(batch), params)
+                return self.learner.step(params, gradients, number)
+
+            return vmap(task)(*shard)
+
+        theta = {name: p.detach() for name, p in self.learner.theta.items()}
+        sampled, first = roll(partial(act, theta))
+        episodes, inner = [sampled], []
+        start = joined(self.shards.map(start_shard, first))
+        params, batch = start.params, first
+        if self.gradient.inner_data == "resample" and not self.gradient_at_init:
+            _, batch = roll(partial(vmap(act), params))
+        for number in range(steps):
+            inner.append(batch)
+            params = joined(self.shards.map(partial(step_shard, number), (params, batch, start)))
+            sampled, batch = roll(partial(vmap(act), params))
+            episodes.append(sampled)
+        return Rollouts(episodes, MetaData(first, tuple(inner), batch), start, env_steps)
+
+    def batch(self, episodes: Episodes) -> Batch:
+        """Episodes → samples with standardised advantages over a per-task baseline."""
+        discount = self.gradient.discount
+        returns = discounted_returns(episodes.rewards, discount)
+        values = fit_values(episodes.observations, returns, episodes.mask)
+        advantages = generalised_advantages(episodes.rewards, values, discount, self.gradient.gae_lambda)
+        return to_batch(episodes, standardise(advantages, episodes.mask))
+
+    # ---- meta-update ------------------------------------------------------------------------------------------
+
+    def update(self, data: MetaData) -> StepLog:
+        """Move (θ, φ, α) by one trust-region step on the surrogate."""
+        parameters = list(self.learner.parameters())
+        origin = parameters_to_vector(parameters).detach().clone()
+        before, gradient, old = self.surrogate(data)
+
+        @torch.no_grad()
+        def move(step: Tensor) -> None:
+            vector_to_parameters((origin.double() + step).to(origin.dtype), parameters)
+
+        def evaluate(step: Tensor) -> tuple[float, float]:
+            move(step)
+            return self.surrogate_and_kl(data, old)
+
+        accepted = torch.zeros_like(gradient)
+        try:
+            accepted, log = trust_region_step(gradient, self.curvature(data), evaluate, before, self.region)
+        finally:
+            move(accepted)
+        return log
+
+    def objective(self, policies: Sequence[Gaussian], old: Sequence[Gaussian], data: MetaData) -> Tensor:
+        """One task's surrogate: of the adapted policy, plus the weighted one of the initial policy where it counts."""
+        terms = zip((1.0, self.gradient.initial_weight), policies, old, (data.post, data.first), strict=False)
+        losses = [weight * surrogate_loss(policy, before, batch) for weight, policy, before, batch in terms]
+        return torch.stack(losses).sum()
+
+    def surrogate(self, data: MetaData) -> tuple[float, Tensor, list[Gaussian]]:
+        """The surrogate's mean over tasks, its exact gradient through the adaptation, and the policies as they are.
+
+        Returns:
+            The mean; the gradient with respect to (θ, φ, α), (P,) float64; the current policies, stacked over tasks.
+        """
+        parameters = list(self.learner.parameters())
+
+        def shard(data: MetaData) -> tuple[Tensor, Tensor, list[Gaussian]]:
+            policies = vmap(self.policies)(data)
+            old = [Gaussian(*(output.detach() for output in policy)) for policy in policies]
+            losses = vmap(self.objective)(policies, old, data)
+            return losses.detach().double(), _flat(torch.autograd.grad(losses.sum(), parameters)), old
+
+        parts = self.shards.map(shard, data)
+        losses = torch.cat([loss for loss, _, _ in parts])
+        gradient = torch.stack([gradient for _, gradient, _ in parts]).sum(0) / len(losses)
+        return float(losses.mean()), gradient, joined([old for _, _, old in parts])
+
+    @torch.no_grad()
+    def surrogate_and_kl(self, data: MetaData, old: list[Gaussian]) -> tuple[float, float]:
+        """Means over tasks of the surrogate and of KL(old ‖ current), at the current parameters."""
+
+        def task(data: MetaData, old: list[Gaussian]) -> tuple[Tensor, Tensor]:
+            policies = self.policies(data)
+            terms = zip(old, policies, (data.post, data.first), strict=False)
+            kls = [(batch.weights * before.kl(policy)).sum() for before, policy, batch in terms]
+            return self.objective(policies, old, data), torch.stack(kls).sum()
+
+        @torch.no_grad()  # the grad mode belongs to a thread
+        def shard(pair: tuple[MetaData, list[Gaussian]]) -> tuple[Tensor, Tensor]:
+            return vmap(task)(*pair)
+
+        losses, kls = joined(self.shards.map(shard, (data, old)))
+        return float(losses.double().mean()), float(kls.double().mean())
+
+    def curvature(self, data: MetaData) -> Callable[[Tensor], Tensor]:
+        """Gauss-Newton products of the KL, v → Σᵢ JᵢᵀMᵢJᵢ v / N, J = ∂(policy outputs)/∂(θ, φ, α) through adaptation.
+
+        The graph of Jᵀu is built once, at u = 0; its derivative with respect to u along v is J v, and a second pass
+        gives Jᵀ(M J v). Estimated on `fisher_fraction` of the episodes.
+        """
+        data = self._fisher_share(data)
+        parameters = list(self.learner.parameters())
+        num_tasks = len(data.post.weights)
+
+        def build(data: MetaData) -> Graph:
+            outputs = [output for policy in vmap(self.policies)(data) for output in policy]
+            tangents = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+            pulled = torch.autograd.grad(outputs, parameters, tangents, create_graph=True)
+            return Graph([data.post.weights, data.first.weights], outputs, tangents, pulled)
+
+        graphs = self.shards.map(build, data)
+
+        def product(vector: Tensor) -> Tensor:
+            pieces = vector.split([p.numel() for p in parameters])
+            direction = [piece.view_as(p).to(p.dtype) for piece, p in zip(pieces, parameters, strict=True)]
+
+            def multiply(graph: Graph) -> Tensor:
+                pushed = torch.autograd.grad(graph.pulled, graph.tangents, direction, retain_graph=True)
+                curved = [
+                    output
+                    for weights, at, along in zip(graph.weights, _pairs(graph.outputs), _pairs(pushed), strict=False)
+                    for output in vmap(Gaussian.fisher)(Gaussian(*(o.detach() for o in at)), along, weights)
+                ]
+                return _flat(torch.autograd.grad(graph.outputs, parameters, curved, retain_graph=True))
+
+            return torch.stack(self.shards.map_list(multiply, graphs)).sum(0) / num_tasks
+
+        return product
+
+    def _fisher_share(self, data: MetaData) -> MetaData:
+        horizon = self.sampler.horizon
+        episodes = math.ceil(self.region.fisher_fraction * (data.post.weights.shape[1] // horizon))
+        first, inner, post = data
+        share = partial(first_episodes, samples=episodes * horizon)
+        return MetaData(share(first), tuple(share(batch) for batch in inner), share(post))
+
+
+class Graph(NamedTuple):
+    """One shard's graph of Jᵀu, ready for curvature products."""
+
+    weights: list[Tensor]
+    """Per policy, (n, S): each sample's share of its task's mean."""
+    outputs: list[Tensor]
+    """Mean and log σ of each policy, stacked over the shard's tasks."""
+    tangents: Sequence[Tensor]
+    """u, zeros shaped as the outputs."""
+    pulled: Sequence[Tensor]
+    """Jᵀu, shaped as the parameters."""
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]).double()
+
+
+def _pairs(outputs: Sequence[Tensor]) -> list[Gaussian]:
+    return [Gaussian(mean, log_std) for mean, log_std in zip(outputs[::2], outputs[1::2], strict=True)]

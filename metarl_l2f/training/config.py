@@ -1,0 +1,66 @@
+"""What config.json holds: a run's options as plain JSON and back, and where its numbers come from."""
+
+import dataclasses
+import platform
+import shlex
+import subprocess
+import sys
+import types
+import typing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("metarl_l2f", "torch", "numpy", "gymnasium", "mujoco")
+
+
+def to_json(value: Any) -> Any:
+    """Nested dataclasses, tuples and paths → objects, lists and strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_json(kind: Any, data: Any) -> Any:
+    """The inverse of `to_json`, guided by type annotations.
+
+    Args:
+        kind: a dataclass, or the annotation of one of its fields.
+        data: what json.load gave.
+
+    Raises:
+        ValueError: a key is no field of the dataclass; a missing key takes the field's default.
+    """
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if unknown := set(data) - {f.name for f in dataclasses.fields(kind)}:
+            raise ValueError(f"{kind.__name__} has no option {sorted(unknown)}; the run is of another version")
+        return kind(**{name: from_json(hints[name], value) for name, value in data.items()})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return tuple(from_json(arguments[0], item) for item in data)
+    if origin in (typing.Union, types.UnionType) and data is not None:
+        return from_json(next(a for a in arguments if a is not type(None)), data)
+    return Path(data) if kind is Path else data
+
+
+def provenance() -> dict[str, Any]:
+    """The command, the versions, and the git commit of the working copy, where there is one."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {"command": shlex.join(["python", *sys.argv]), "versions": versions, "git_commit": _git_commit()}
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,268 @@
+"""The outer loop of every run: iterate, validate, log, save; stop and continue anywhere without changing a number.
+
+After each iteration the metrics line is written first, then best.pt, then checkpoint.pt. So a crash can only leave more
+than checkpoint.pt accounts for, never less; a resumed run drops what is more and computes it again, bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, Self
+
+from tqdm import tqdm
+
+from . import checkpoint
+from .metrics import METRICS_FILE, MetricsLog, read
+
+CONFIG_FILE = "config.json"
+CHECKPOINT_FILE = "checkpoint.pt"
+BEST_FILE = "best.pt"
+LOCK_FILE = ".lock"
+# Any of these in a folder means that a run was started there.
+RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, BEST_FILE)
+
+# Seconds between two drawings of the progress bar, on a terminal and in a log file.
+TERMINAL_INTERVAL = 0.2
+FILE_INTERVAL = 60.0
+
+# The iteration and value of the best validation so far.
+Best = dict[str, Any] | None
+
+
+class Experiment(Protocol):
+    """What `train` trains. All that `iterate` depends on is in the state and in the iteration's number.
+
+    Random numbers therefore come from `seeding.generator`, keyed by the iteration, and from no generator that lives on.
+    """
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """Do one meta-iteration, numbered from 1, and return its metrics by tag."""
+        ...
+
+    def validate(self, iteration: int) -> dict[str, float]:
+        """Measure on held-out tasks, after this iteration, without changing the state; return metrics by tag."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue, as `checkpoint.save` takes it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended."""
+
+    start: int
+    """Iterations that were done before this call; equal to `iteration` if there was nothing left to do."""
+    iteration: int
+    """Iterations that are done now."""
+    best: Best
+    """"iteration" and "value" of the best validation so far, whose state is in best.pt; None before the first one."""
+    interrupted: int | None
+    """The signal that asked to stop (SIGINT or SIGTERM), else None."""
+
+
+class RunExistsError(ValueError):
+    """A new run was to be written into a folder that already holds one."""
+
+
+class RunMissingError(ValueError):
+    """A run was to be resumed from a folder that holds none."""
+
+
+class RunLockedError(ValueError):
+    """Another process is training into the folder."""
+
+
+def train(
+    experiment: Experiment,
+    directory: Path,
+    *,
+    iterations: int,
+    config: Mapping[str, Any],
+    resume: bool,
+    validate_every: int,
+    validation_key: str,
+    progress_key: str,
+    checkpoint_every: int = 1,
+    higher_is_better: bool = True,
+) -> Outcome:
+    """Train to a number of iterations, starting or continuing the run in a folder.
+
+    SIGINT (Ctrl-C) and SIGTERM finish the current iteration, save, and return; another SIGINT raises KeyboardInterrupt.
+
+    Args:
+        experiment: what to train, freshly built from its configuration; on resume its state is loaded here.
+        directory: the run's folder, made if missing, for config.json, metrics.jsonl, TensorBoard events, checkpoint.pt
+            and best.pt.
+        iterations: how many the run has in all, 1 or more; may be raised on resume.
+        config: everything that was resolved, JSON values only; a new run writes it to config.json, every run into its
+            checkpoints.
+        resume: continue the run in the folder, instead of starting one.
+        validate_every: validate after every so many iterations, and after the last.
+        validation_key: the tag from `validate` that decides which iteration is best.
+        progress_key: the tag from `iterate` that the progress bar shows.
+        checkpoint_every: write checkpoint.pt after every so many iterations, after the last, and when interrupted.
+        higher_is_better: whether the best validation is the highest (a return, an accuracy) or the lowest (an error).
+
+    Returns:
+        How far the run has come, and whether a signal stopped it.
+
+    Raises:
+        RunExistsError: the run is new, and the folder holds one.
+        RunMissingError: the run is resumed, and the folder holds none.
+        RunLockedError: another process is training into the folder.
+        CheckpointError: a checkpoint could not be written, or the one to resume from is damaged.
+        ValueError: a count is not positive, or a tag is not among the metrics.
+    """
+    for name, count in (
+        ("iterations", iterations),
+        ("validate_every", validate_every),
+        ("checkpoint_every", checkpoint_every),
+    ):
+        if count < 1:
+            raise ValueError(f"{name} must be 1 or more, got {count}")
+    directory = Path(directory)
+    config_json = json.dumps(config, indent=2, default=_refuse) + "\n"
+    with _claimed(directory, resume):
+        if not resume:
+            checkpoint.write_atomically(directory / CONFIG_FILE, config_json.encode())
+        start, best = _restore(experiment, directory, checkpoint_every) if resume else (0, None)
+        if start >= iterations:
+            tqdm.write(f"{directory} already has {start} iterations; to go on, raise --iterations", sys.stderr)
+            return Outcome(start, start, best, None)
+
+        log = MetricsLog(directory, resume_from=start if resume else None)
+        with log, _StopRequest() as stop, _progress_bar(start, iterations) as bar:
+            for iteration in range(start + 1, iterations + 1):
+                last = iteration == iterations
+                improved = False
+                metrics = experiment.iterate(iteration)
+                bar.set_postfix({progress_key: _entry(metrics, progress_key, "iterate")}, refresh=False)
+                if last or iteration % validate_every == 0:
+                    validation = experiment.validate(iteration)
+                    value = float(_entry(validation, validation_key, "validate"))
+                    improved = _improves(value, best, higher_is_better)
+                    best = {"iteration": iteration, "value": value} if improved else best
+                    metrics = metrics | validation
+
+                log.write(iteration, metrics)
+                stopping = stop.signum is not None
+                if improved:
+                    _save(directory / BEST_FILE, iteration, config, best, experiment)
+                if last or stopping or iteration % checkpoint_every == 0:
+                    _save(directory / CHECKPOINT_FILE, iteration, config, best, experiment)
+                bar.update()
+                if stopping:
+                    break
+    return Outcome(start, iteration, best, stop.signum)
+
+
+def _save(path: Path, iteration: int, config: Mapping[str, Any], best: Best, experiment: Experiment) -> None:
+    state = {"iteration": iteration, "config": dict(config), "best": best, "experiment": experiment.state_dict()}
+    checkpoint.save(path, state)
+
+
+def _restore(experiment: Experiment, directory: Path, checkpoint_every: int) -> tuple[int, Best]:
+    """Iterations done and the best so far. A run that was stopped before its first checkpoint starts again."""
+    path = directory / CHECKPOINT_FILE
+    if not path.exists():
+        logged = len(read(directory)) if (directory / METRICS_FILE).exists() else 0
+        if logged > checkpoint_every:
+            raise checkpoint.CheckpointError(
+                f"{path} is missing, though {METRICS_FILE} holds {logged} iterations; put it back, or copy {BEST_FILE} "
+                "to it to go on from the best iteration"
+            )
+        tqdm.write(f"{directory} has no {CHECKPOINT_FILE} yet; starting its run from the beginning", sys.stderr)
+        return 0, None
+    state = checkpoint.load(path)
+    experiment.load_state_dict(state["experiment"])
+    return state["iteration"], state["best"]
+
+
+def _improves(value: float, best: Best, higher_is_better: bool) -> bool:
+    if best is None:
+        return not math.isnan(value)
+    return value > best["value"] if higher_is_better else value < best["value"]
+
+
+def _entry(metrics: Mapping[str, float], key: str, source: str) -> float:
+    if key not in metrics:
+        raise ValueError(f"{source} returned no metric {key!r}; it returned {', '.join(metrics)}: name one of these")
+    return metrics[key]
+
+
+def _refuse(value: object) -> None:
+    raise TypeError(f"config holds dicts, lists, strings, numbers and None, got {value!r}; convert it, e.g. with str")
+
+
+@contextlib.contextmanager
+def _claimed(directory: Path, resume: bool) -> Iterator[None]:
+    """Hold the folder for this process alone, once it is certain that the run may go there."""
+    if resume and not _contents(directory):
+        raise RunMissingError(
+            f"{directory} holds no run to resume: none of {', '.join(RUN_FILES)} is there; "
+            "check the path, or start a new run with --log-dir"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / LOCK_FILE, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunLockedError(
+                f"another process is training into {directory}; stop it or wait for it, or choose another --log-dir"
+            ) from error
+        try:
+            if not resume and (found := _contents(directory)):
+                raise RunExistsError(
+                    f"{directory} already holds a run ({', '.join(found)}); continue it with --resume {directory}, "
+                    "or choose another --log-dir"
+                )
+            yield
+        finally:
+            # Closing would not do: a forked worker shares the open file.
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _contents(directory: Path) -> list[str]:
+    return [name for name in RUN_FILES if (directory / name).exists()]
+
+
+def _progress_bar(start: int, iterations: int) -> tqdm:
+    interval = TERMINAL_INTERVAL if sys.stderr.isatty() else FILE_INTERVAL
+    return tqdm(initial=start, total=iterations, mininterval=interval, maxinterval=interval, dynamic_ncols=True)
+
+
+class _StopRequest:
+    """While entered, SIGINT and SIGTERM are noted in `signum` and end nothing; but a further SIGINT does."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Python lets only the main thread handle signals; elsewhere the program's own handlers stay.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self.signum is not None:
+            raise KeyboardInterrupt
+        self.signum = signum

@@ -1,0 +1,122 @@
+"""What a run measured: one JSON object per meta-iteration in metrics.jsonl, and the same numbers in TensorBoard."""
+
+import json
+import math
+import numbers
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, SupportsFloat
+
+from torch.utils.tensorboard import SummaryWriter
+
+from .checkpoint import write_atomically
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends one line per iteration, which is on disk when `write` returns; a context manager.
+
+    Args:
+        directory: the run's folder, which exists.
+        resume_from: None for a new run, else the iteration to continue after: later lines and later TensorBoard points
+            are dropped, as their iterations are about to run again.
+
+    Raises:
+        FileExistsError: the run is new, but the folder already has metrics.
+        ValueError: the run is resumed, and its metrics are damaged elsewhere than in the last line.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], resume_from: int | None) -> None:
+        self._path = Path(directory) / METRICS_FILE
+        if resume_from is None:
+            self._path.touch(exist_ok=False)
+        elif self._path.exists():
+            kept = [line for line, entry in _entries(self._path) if entry["iteration"] <= resume_from]
+            write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
+        self._board = SummaryWriter(directory, purge_step=None if resume_from is None else resume_from + 1)
+
+    def write(self, iteration: int, metrics: Mapping[str, SupportsFloat]) -> None:
+        """Log one iteration.
+
+        Args:
+            iteration: its number, from 1.
+            metrics: numbers by tag, in the order in which they are written; NaN and infinities become null in the JSON.
+
+        Raises:
+            TypeError: a metric is not a number.
+            OSError: the line could not be written, for instance because the disk is full.
+        """
+        values = {tag: _number(tag, value) for tag, value in metrics.items()}
+        finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
+        line = json.dumps({"iteration": iteration} | finite, allow_nan=False)
+        try:
+            with open(self._path, "ab") as file:
+                file.write(line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        for tag, value in values.items():
+            self._board.add_scalar(tag, value, iteration)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Close the TensorBoard file; metrics.jsonl is open only while a line is written."""
+        self._board.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, oldest first; a last line that was cut short by a crash is left out.
+
+    Args:
+        path: the file, or the run's folder.
+
+    Returns:
+        One dict per iteration: "iteration", then numbers by tag, None where one was not finite.
+
+    Raises:
+        ValueError: a line before the last is not a JSON object with an iteration.
+    """
+    path = Path(path)
+    return [entry for _, entry in _entries(path / METRICS_FILE if path.is_dir() else path)]
+
+
+def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Each whole line, as text and as data."""
+    lines = path.read_bytes().splitlines()
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode()
+            entry = json.loads(text)
+            if not isinstance(entry, dict) or not isinstance(entry.get("iteration"), int):
+                raise ValueError("it has no iteration number")
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"line {number} of {path} is damaged ({error}); every line must be a JSON object with an iteration: "
+                "delete that line, then try again"
+            ) from error
+        entries.append((text, entry))
+    return entries
+
+
+def _number(tag: str, value: SupportsFloat) -> int | float:
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"the metric {tag!r} must be one number, got {value!r}; log its mean or its entries") from error

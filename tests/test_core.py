@@ -1,0 +1,277 @@
+"""The equations of L2F, against arithmetic by hand, limits, and finite differences."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.func import vmap
+
+from metarl_l2f.core import L2F, Attenuation, InnerLoop, attenuate, descend, embed, share_gammas
+from metarl_l2f.networks import MLP
+
+SHAPES = {"a.weight": torch.Size([2, 3]), "a.bias": torch.Size([2]), "b.weight": torch.Size([1, 2])}
+
+
+def quadratic(target):
+    """Half the squared distance of all parameters to the target: the gradient is params − target."""
+    return lambda params: 0.5 * sum((p - target).square().sum() for p in params.values())
+
+
+class Two(nn.Module):
+    """Two scalar tensors of known values."""
+
+    def __init__(self, first=2.0, second=4.0):
+        super().__init__()
+        self.first = nn.Parameter(torch.tensor([first], dtype=torch.float64))
+        self.second = nn.Parameter(torch.tensor([second], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ("network", [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ("layer", [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
+        ("tensor", [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]),
+        ("filter", [0, 0, 0, 1, 1, 1, 2, 3, 4, 4]),
+        ("weight", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    ],
+)
+def test_scope_says_which_scalars_share_a_gamma(scope, expected):
+    owner = torch.cat([o.flatten() for o in share_gammas(SHAPES, scope)])
+    assert owner.tolist() == expected
+
+
+def test_raw_embedding_is_the_mean_gradient_of_each_tensor():
+    gradients = [torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0]]), torch.tensor([-1.0, 2.0])]
+    owner = torch.tensor([0] * 6 + [1] * 2)
+    # (1+2+3+4+5+9)/6 = 4;  (−1+2)/2 = 0.5
+    torch.testing.assert_close(embed(gradients, owner, "raw"), torch.tensor([4.0, 0.5]))
+
+
+def test_normalised_embedding_divides_each_tensor_by_its_root_mean_square():
+    gradients = [torch.tensor([3.0, -1.0, 1.0, 1.0])]
+    # mean 1, rms √(12/4) = √3
+    torch.testing.assert_close(
+        embed(gradients, torch.zeros(4, dtype=torch.long), "normalised"), torch.tensor([3**-0.5])
+    )
+
+
+def test_normalised_embedding_ignores_the_gradients_scale_and_survives_zero():
+    gradient = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    owner = torch.zeros(8, dtype=torch.long)
+    torch.testing.assert_close(embed([gradient], owner, "normalised"), embed([1e-4 * gradient], owner, "normalised"))
+    assert embed([torch.zeros(8)], owner, "normalised").tolist() == [0.0]
+
+
+def test_embedding_is_data_not_a_path_for_gradients():
+    gradient = torch.ones(3, requires_grad=True)
+    assert not embed([gradient], torch.zeros(3, dtype=torch.long), "raw").requires_grad
+
+
+def test_attenuation_multiplies_and_keeps_unnamed_tensors():
+    theta = {"a": torch.tensor([2.0, 4.0]), "b": torch.tensor([3.0])}
+    forgotten = attenuate(theta, {"a": torch.tensor([0.5, 0.25])})
+    assert forgotten["a"].tolist() == [1.0, 1.0]
+    assert forgotten["b"] is theta["b"]
+
+
+def test_affine_attenuation_adds_its_shift():
+    forgotten = attenuate({"a": torch.tensor([2.0])}, {"a": torch.tensor([0.5])}, {"a": torch.tensor([3.0])})
+    assert forgotten["a"].tolist() == [4.0]  # 0.5·2 + 3
+
+
+def test_a_logarithm_is_attenuated_inside():
+    log_std = torch.log(torch.tensor([2.0]))
+    forgotten = attenuate({"log_std": log_std}, {"log_std": torch.tensor([0.25])}, logarithmic=["log_std"])
+    torch.testing.assert_close(forgotten["log_std"].exp(), torch.tensor([0.5]))  # 0.25 · 2
+
+
+def test_descend_moves_only_what_has_a_gradient():
+    params = {"a": torch.tensor([1.0]), "b": torch.tensor([1.0])}
+    moved = descend(params, {"a": torch.tensor([2.0])}, {"a": torch.tensor(0.1)})
+    assert moved["a"].tolist() == pytest.approx([0.8])
+    assert moved["b"] is params["b"]
+
+
+def test_two_inner_steps_of_maml_by_hand():
+    learner = L2F(Two(), inner=InnerLoop(inner_steps=2, inner_lr=0.5)).double()
+    params, start = learner.adapt([quadratic(0.0)] * 2)
+    # each step halves the distance to 0:  2 → 1 → 0.5,  4 → 2 → 1
+    assert params["first"].item() == pytest.approx(0.5)
+    assert params["second"].item() == pytest.approx(1.0)
+    assert start.gamma.numel() == 0
+
+
+def hand_made():
+    """An L2F whose γ is 0.5 for every tensor whatever the task."""
+    attenuation = Attenuation(initial_gamma=0.5, embedding="raw")
+    learner = L2F(Two(), attenuation, InnerLoop(inner_lr=0.5)).double()
+    with torch.no_grad():
+        learner.attenuator[2].weight.zero_()
+        learner.attenuator[2].bias.zero_()
+    return learner
+
+
+def test_first_step_at_the_attenuated_parameters_by_hand():
+    params, start = hand_made().adapt([quadratic(0.0)])
+    assert start.gamma.tolist() == [0.5, 0.5]
+    assert params["first"].item() == pytest.approx(0.5)  # θ̄ = 1, ∇ = 1: 1 − 0.5·1
+    assert params["second"].item() == pytest.approx(1.0)
+
+
+def test_first_step_with_the_gradient_at_the_initialisation_by_hand():
+    params, _ = hand_made().adapt([quadratic(0.0)], gradient_at_init=True)
+    assert params["first"].item() == pytest.approx(0.0)  # θ̄ = 1, ∇L(θ) = 2: 1 − 0.5·2
+    assert params["second"].item() == pytest.approx(0.0)
+
+
+def test_steps_beyond_the_trained_ones_shrink_the_last_step_size():
+    learner = L2F(Two(), inner=InnerLoop(inner_steps=2, inner_lr=0.4, later_lr_factor=0.5))
+    assert [learner.alpha(step)["first"].item() for step in range(4)] == pytest.approx([0.4, 0.4, 0.2, 0.2])
+
+
+def regression(seed=0, tasks=3, **options):
+    """A tiny network in float64 with N regression tasks, as (learner, inputs, targets)."""
+    generator = torch.Generator().manual_seed(seed)
+    network = MLP([2, 3, 1], "tanh", generator)
+    learner = L2F(network, generator=generator, **options).double()
+    inputs = torch.randn(tasks, 5, 2, generator=generator, dtype=torch.float64)
+    targets = torch.randn(tasks, 5, 1, generator=generator, dtype=torch.float64)
+    return learner, inputs, targets
+
+
+def adapted_loss(learner, x, y, gradient_at_init=False):
+    """One task: the loss after adaptation on the same samples."""
+
+    def loss(params):
+        return (learner.network(params, x) - y).square().mean()
+
+    params, _ = learner.adapt([loss] * learner.inner.inner_steps, gradient_at_init=gradient_at_init)
+    return loss(params)
+
+
+VARIANTS = [
+    {"attenuation": Attenuation(scope=scope, transform=transform, conditioning=conditioning)}
+    for scope, transform, conditioning in itertools.product(
+        ["network", "layer", "tensor", "filter", "weight"], ["attenuate", "scale", "affine"], ["gradient", "none"]
+    )
+] + [
+    {"attenuation": Attenuation(), "inner": InnerLoop(inner_steps=2, learn_inner_lr=True)},
+    {"attenuation": None, "inner": InnerLoop(inner_steps=3, learn_inner_lr=True)},
+    {"attenuation": Attenuation(), "attenuated": lambda n: "bias" not in n, "adapted": lambda n: "layers.1" in n},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_vmapped_tasks_equal_a_plain_loop_over_tasks(options):
+    learner, x, y = regression(**options)
+    batched = vmap(lambda x, y: adapted_loss(learner, x, y))(x, y)
+    looped = torch.stack([adapted_loss(learner, *task) for task in zip(x, y, strict=True)])
+    torch.testing.assert_close(batched, looped, rtol=1e-12, atol=1e-14)
+
+
+def frozen_gammas(learner, x, y):
+    """γ and δ of each task at the current θ, as constants: the embedding is detached, so the meta-gradient of θ
+    flows around it and finite differences must hold it still."""
+    result = []
+    for inputs, targets in zip(x, y, strict=True):
+
+        def loss(params, inputs=inputs, targets=targets):
+            return (learner.network(params, inputs) - targets).square().mean()
+
+        gradients = learner.gradients(loss, learner.theta, list(learner.theta))
+        chosen = [gradients[name] for name in learner.attenuated_names]
+        result.append(embed(chosen, learner.owner, learner.attenuation.embedding))
+    return result
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_meta_gradient_agrees_with_finite_differences(options, monkeypatch):
+    learner, x, y = regression(**options)
+    conditioned = learner.attenuation is not None and learner.attenuation.conditioning == "gradient"
+    embeddings = frozen_gammas(learner, x, y) if conditioned else None
+
+    def total():
+        losses = []
+        for number, task in enumerate(zip(x, y, strict=True)):
+            if embeddings is not None:
+                monkeypatch.setattr("metarl_l2f.core.embed", lambda *_, number=number: embeddings[number])
+            losses.append(adapted_loss(learner, *task))
+        return sum(losses)
+
+    gradients = torch.autograd.grad(total(), list(learner.parameters()))
+    for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
+        for index in range(0, parameter.numel(), max(1, parameter.numel() // 4)):
+            values, step = parameter.data.view(-1), 1e-6
+            original = values[index].item()
+            values[index] = original + step
+            above = total().item()
+            values[index] = original - step
+            below = total().item()
+            values[index] = original
+            assert gradient.view(-1)[index].item() == pytest.approx((above - below) / (2 * step), rel=1e-5, abs=1e-8)
+
+
+def test_gamma_of_one_is_maml_exactly():
+    free = Attenuation(conditioning="none", transform="scale")  # starts at γ = 1
+    learner, x, y = regression(attenuation=free)
+    maml, _, _ = regression()
+    for task in zip(x, y, strict=True):
+        assert torch.equal(adapted_loss(learner, *task), adapted_loss(maml, *task))
+
+
+def test_first_order_drops_the_second_derivative_by_hand():
+    # L = θ²/2 at every step, α = 0.5, one step: θ₁ = θ − 0.5 θ = θ/2; L(θ₁) = θ²/8.
+    # second order: dL/dθ = θ/4 = 0.5 at θ = 2;  first order: θ₁ · 1 = 1
+    for first_order, expected in ((False, 0.5), (True, 1.0)):
+        network = Two(first=2.0)
+        learner = L2F(network, inner=InnerLoop(inner_lr=0.5, first_order=first_order)).double()
+        params, _ = learner.adapt([quadratic(0.0)])
+        (gradient,) = torch.autograd.grad(quadratic(0.0)(params), [network.first])
+        assert gradient.item() == pytest.approx(expected)
+
+
+def test_initial_gamma_is_where_gamma_starts():
+    learner, _, _ = regression(attenuation=Attenuation(initial_gamma=0.9))
+    with torch.no_grad():
+        learner.attenuator[2].weight.zero_()
+    gamma, _ = learner.gamma({name: torch.randn_like(p) for name, p in learner.theta.items()})
+    torch.testing.assert_close(gamma, torch.full_like(gamma, 0.9))
+
+
+def test_single_tensors_may_start_from_their_own_gamma():
+    network = MLP([2, 3, 1], "tanh")
+    learner = L2F(network, Attenuation(initial_gamma=0.9), initial_gammas={"layers.0.bias": 0.2})
+    with torch.no_grad():
+        learner.attenuator[2].weight.zero_()
+    gamma, _ = learner.gamma({name: torch.randn_like(p) for name, p in learner.theta.items()})
+    torch.testing.assert_close(gamma, torch.tensor([0.9, 0.2, 0.9, 0.9]))
+    with pytest.raises(ValueError, match=r"initial_gammas names no attenuated parameter.*bias"):
+        L2F(network, Attenuation(), attenuated=lambda n: "weight" in n, initial_gammas={"layers.0.bias": 0.2})
+
+
+def test_tasks_get_different_gammas_when_conditioned_and_the_same_when_not():
+    for conditioning, differs in (("gradient", True), ("none", False)):
+        learner, x, y = regression(attenuation=Attenuation(conditioning=conditioning))
+
+        def gamma(x, y, learner=learner):
+            return learner.start(lambda p: (learner.network(p, x) - y).square().mean()).gamma
+
+        assert (vmap(gamma)(x, y).std(0).max() > 1e-4).item() is differs
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Attenuation(scope="everything"), "scope must be one of 'network'"),
+        (lambda: Attenuation(initial_gamma=1.0), "initial γ must lie strictly between 0 and 1, got 1.0"),
+        (lambda: InnerLoop(inner_steps=0), "inner_steps must be a positive number of inner gradient steps, got 0"),
+        (lambda: InnerLoop(inner_lr=float("nan")), "inner_lr must be a positive, finite"),
+        (lambda: L2F(Two(), adapted=lambda n: False), "adapted selects none of the network's parameters"),
+        (lambda: L2F(Two(), logarithmic=["third"]), "logarithmic names no parameter.*third"),
+    ],
+)
+def test_bad_options_are_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,105 @@
+"""Returns, advantages, batches and the baseline, against arithmetic by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from metarl_l2f.rl.baseline import features, fit_values
+from metarl_l2f.rl.episodes import Episodes, discounted_returns, generalised_advantages, standardise, to_batch
+
+
+def test_return_discounts_later_rewards():
+    rewards = torch.tensor([[1.0, 2.0]])  # (B=1, T=2)
+    # G₁ = 2;  G₀ = 1 + 0.5·2 = 2
+    torch.testing.assert_close(discounted_returns(rewards, 0.5), torch.tensor([[2.0, 2.0]]))
+
+
+def test_advantage_by_hand():
+    rewards, values = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 2.0])
+    # discount 0.5: δ₂ = 3 − 2 = 1;  δ₁ = 2 + 0.5·2 − 1 = 2;  δ₀ = 1 + 0.5·1 − 0.5 = 1
+    # λ 0.5: A₂ = 1;  A₁ = 2 + 0.25·1 = 2.25;  A₀ = 1 + 0.25·2.25 = 1.5625
+    expected = torch.tensor([1.5625, 2.25, 1.0])
+    torch.testing.assert_close(generalised_advantages(rewards, values, 0.5, 0.5), expected)
+
+
+def test_advantage_with_lambda_one_is_return_minus_value():
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(3, 7, generator=generator), torch.randn(3, 7, generator=generator)
+    expected = discounted_returns(rewards, 0.9) - values
+    torch.testing.assert_close(generalised_advantages(rewards, values, 0.9, 1.0), expected)
+
+
+def test_standardised_advantages_ignore_steps_after_the_end():
+    values = torch.tensor([[[1.0, 3.0, 99.0]]])  # (N=1, B=1, T=3), the last step did not happen
+    mask = torch.tensor([[[1.0, 1.0, 0.0]]])
+    # mean 2, standard deviation 1
+    torch.testing.assert_close(standardise(values, mask), torch.tensor([[[-1.0, 1.0, 0.0]]]), atol=1e-6, rtol=0)
+
+
+def test_standardising_equal_advantages_gives_zeros():
+    assert standardise(torch.full((1, 2, 2), 3.0), torch.ones(1, 2, 2)).abs().max() == 0
+
+
+def test_standardising_is_per_task():
+    values = torch.stack([torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 200.0]])])
+    torch.testing.assert_close(standardise(values, torch.ones(2, 1, 2)), torch.tensor([[[-1.0, 1.0]]] * 2))
+
+
+def test_batch_weights_average_over_steps_that_happened():
+    mask = torch.tensor([[[1.0, 1.0], [1.0, 0.0]]])  # 3 of 4 steps
+    episodes = Episodes(torch.zeros(1, 2, 2, 5), torch.zeros(1, 2, 2, 3), torch.zeros(1, 2, 2), mask)
+    batch = to_batch(episodes, torch.arange(4.0).reshape(1, 2, 2))
+    torch.testing.assert_close(batch.weights, torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0.0]]))
+    assert batch.advantages.tolist() == [[0.0, 1.0, 2.0, 3.0]]
+    assert batch.observations.shape == (1, 4, 5)
+
+
+def test_steps_and_returns_of_episodes():
+    mask = torch.tensor([[[1.0, 1.0], [1.0, 0.0]]])
+    rewards = torch.tensor([[[1.0, 2.0], [4.0, 0.0]]])
+    episodes = Episodes(torch.zeros(1, 2, 2, 1), torch.zeros(1, 2, 2, 1), rewards, mask)
+    assert episodes.steps() == 3
+    assert episodes.returns().tolist() == [[3.0, 4.0]]
+
+
+def test_features_by_hand():
+    # o = 2 at t = 1:  o, o², τ, τ², τ³, 1 with τ = 0.01
+    row = features(torch.tensor([[0.0], [2.0]]), torch.ones(2))[1]
+    assert row.tolist() == pytest.approx([2.0, 4.0, 0.01, 1e-4, 1e-6, 1.0])
+
+
+def some_episodes(seed=0, tasks=3):
+    generator = torch.Generator().manual_seed(seed)
+    observations = torch.randn(tasks, 4, 10, 2, generator=generator)
+    mask = torch.ones(tasks, 4, 10)
+    mask[:, 1, 6:] = 0
+    return observations, mask
+
+
+def test_baseline_recovers_returns_that_are_linear_in_its_features():
+    observations, mask = some_episodes()
+    weights = torch.tensor([1.0, -2.0, 0.5, 0.3, 4.0, 0.0, 0.0, 7.0], dtype=torch.float64)
+    returns = features(observations, mask) @ weights
+    torch.testing.assert_close(fit_values(observations, returns, mask), returns, rtol=0, atol=2e-3)
+
+
+def test_baseline_equals_least_squares_of_numpy_task_by_task():
+    observations, mask = some_episodes()
+    returns = torch.randn(mask.shape, generator=torch.Generator().manual_seed(1)).double() * mask
+    values = fit_values(observations, returns, mask)
+    for task in range(3):
+        x = features(observations[task], mask[task]).flatten(0, 1).numpy()
+        w, *_ = np.linalg.lstsq(x, returns[task].flatten().numpy(), rcond=None)
+        assert values[task].flatten().numpy() == pytest.approx(x @ w, abs=2e-3)
+
+
+def test_baseline_survives_constant_huge_and_zero_observations():
+    mask = torch.ones(1, 3, 5)
+    for value in (0.0, 1.0, 1e12):
+        values = fit_values(torch.full((1, 3, 5, 2), value), torch.ones(1, 3, 5), mask)
+        torch.testing.assert_close(values, torch.ones(1, 3, 5), rtol=0, atol=1e-3)
+
+
+def test_baseline_is_zero_where_no_step_happened():
+    observations, mask = some_episodes()
+    assert fit_values(observations, torch.ones_like(mask), mask)[:, 1, 6:].abs().max() == 0

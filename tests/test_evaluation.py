@@ -1,0 +1,58 @@
+"""Intervals by hand, and evaluations that survive a file."""
+
+import math
+
+import numpy as np
+import pytest
+
+from metarl_l2f.evaluation import Evaluation, load_evaluation, mean_interval, paired_differences
+
+PROTOCOL = {"held_out_tasks": 3, "seed": 0}
+
+
+def test_interval_by_hand():
+    # values 1, 2, 3: mean 2, s = 1, t_{0.975, 2} = 4.3027: half-width 4.3027 / √3
+    interval = mean_interval(np.array([1.0, 2.0, 3.0]))
+    assert interval.mean == pytest.approx(2.0)
+    assert interval.half_width == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
+
+
+def test_one_value_has_no_interval():
+    interval = mean_interval(np.array([4.0]))
+    assert interval.mean == 4.0
+    assert math.isnan(interval.half_width)
+
+
+def test_no_values_are_refused():
+    with pytest.raises(ValueError, match="values must be a non-empty list"):
+        mean_interval(np.array([]))
+
+
+def test_evaluation_survives_its_file(tmp_path):
+    evaluation = Evaluation(np.array([[1.0, 2.0], [3.0, 5.0], [2.0, 2.0]]), PROTOCOL)
+    evaluation.save(tmp_path / "evaluation.json")
+    loaded = load_evaluation(tmp_path / "evaluation.json")
+    assert np.array_equal(loaded.scores, evaluation.scores)
+    assert loaded.protocol == PROTOCOL
+    assert [i.mean for i in loaded.intervals()] == pytest.approx([2.0, 3.0])
+
+
+def test_table_has_a_line_per_step():
+    table = Evaluation(np.array([[1.0, 2.0], [3.0, 5.0]]), PROTOCOL).table()
+    assert table.splitlines()[0].startswith("steps  return (mean over 2 held-out tasks")
+    assert table.splitlines()[1].split()[:2] == ["0", "2.00"]
+    assert table.splitlines()[2].split()[:2] == ["1", "3.50"]
+
+
+def test_paired_differences_are_task_by_task():
+    # differences after one step: 1 and 1: no spread at all, though the tasks differ by 100
+    ours, theirs = np.array([[0.0, 101.0], [0.0, 1.0]]), np.array([[0.0, 100.0], [0.0, 0.0]])
+    after = paired_differences(Evaluation(ours, PROTOCOL), Evaluation(theirs, PROTOCOL))[1]
+    assert after.mean == pytest.approx(1.0)
+    assert after.half_width == pytest.approx(0.0)
+
+
+def test_unlike_protocols_cannot_be_paired():
+    scores = np.zeros((2, 2))
+    with pytest.raises(ValueError, match="paired evaluations must share one protocol"):
+        paired_differences(Evaluation(scores, PROTOCOL), Evaluation(scores, PROTOCOL | {"seed": 1}))

@@ -1,0 +1,184 @@
+"""The programs as a user runs them: what they leave, how they resume, and how they fail."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from metarl_l2f.launchers import evaluate, navigation
+from metarl_l2f.training.checkpoint import load
+from metarl_l2f.training.metrics import read
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    *("--tasks-per-batch", "3", "--episodes-per-task", "2", "--horizon", "8", "--hidden-sizes", "4"),
+    *("--validate-every", "2", "--evaluation-tasks", "4", "--threads", "1"),
+]
+
+
+def train(folder, iterations, *flags):
+    return navigation.main([*TINY, "--iterations", str(iterations), "--log-dir", str(folder), *flags])
+
+
+def metrics(folder):
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in read(folder)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert train(folder, 3) == 0
+    return folder
+
+
+def test_a_run_leaves_everything_it_promises(run):
+    names = {path.name for path in run.iterdir()}
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "best.pt",
+        "evaluation.json",
+        "learning_curve.png",
+        "navigation_paths.png",
+    } <= names
+    assert any(name.startswith("events.out") for name in names)
+    config = json.loads((run / "config.json").read_text())
+    assert config["environment"]["id"] == "metarl_l2f/Navigation2D-v0"
+    assert config["options"]["settings"]["horizon"] == 8
+    assert "torch" in config["versions"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--method", "maml"], ["--inner-steps", "2"], ["--learn-inner-lr"]])
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, flags):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert train(unbroken, 4, "--evaluation-tasks", "0", *flags) == 0
+    assert train(broken, 2, "--evaluation-tasks", "0", *flags) == 0
+    assert navigation.main(["--resume", str(broken), "--iterations", "4", "--threads", "2"]) == 0
+    assert metrics(broken) == metrics(unbroken)
+    ours, theirs = (load(folder / "checkpoint.pt")["experiment"]["learner"] for folder in (broken, unbroken))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_evaluate_prints_a_table_and_writes_json(run, capsys, tmp_path):
+    out = tmp_path / "e.json"
+    status = evaluate.main([str(run), "--tasks", "5", "--episodes", "2", "--steps", "4", "--out", str(out)])
+    assert status == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("steps  return (mean over 5 held-out tasks")
+    assert [line.split()[0] for line in printed[1:6]] == ["0", "1", "2", "3", "4"]
+    content = json.loads(out.read_text())
+    assert len(content["mean"]) == 5
+    assert content["protocol"]["episodes_per_task_and_step"] == 2
+
+
+def test_evaluating_twice_gives_the_same_numbers(run, tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, threads in zip(files, "12", strict=True):
+        evaluate.main([str(run), "--tasks", "6", "--steps", "1", "--out", str(file), "--threads", threads])
+    assert files[0].read_text() == files[1].read_text()
+
+
+def failing(capsys, *arguments, program=navigation):
+    status = program.main(list(map(str, arguments)))
+    assert status == 2
+    return capsys.readouterr().err
+
+
+def test_a_folder_that_holds_a_run_is_refused(run, capsys):
+    assert train(run, 3) == 2
+    error = capsys.readouterr().err
+    assert "--resume" in error
+    assert "--log-dir" in error
+
+
+def test_resuming_nothing_says_so(tmp_path, capsys):
+    assert "holds no run" in failing(capsys, "--resume", tmp_path)
+
+
+def test_what_defines_a_run_cannot_change_on_resume(run, capsys):
+    error = failing(capsys, "--resume", run, "--inner-lr", "0.3", "--goal-range", "1")
+    assert "goal_range, settings cannot change" in error
+
+
+def test_a_damaged_checkpoint_is_refused_and_named(run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in run.iterdir():
+        if path.is_file():
+            (copy / path.name).write_bytes(path.read_bytes())
+    whole = (copy / "checkpoint.pt").read_bytes()
+    (copy / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    error = failing(capsys, "--resume", copy, "--iterations", "5")
+    assert "checkpoint.pt" in error
+    assert "truncated" in error
+    (copy / "checkpoint.pt").unlink()
+    assert "checkpoint.pt" in failing(capsys, "--resume", copy, "--iterations", "5")
+
+
+def test_evaluating_a_missing_run_says_so(tmp_path, capsys):
+    assert "holds no run" in failing(capsys, tmp_path, program=evaluate)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--method", "reptile"], "--method"),
+        (["--horizon", "0"], "horizon must be a positive number of steps"),
+        (["--tasks-per-batch", "x"], "--tasks-per-batch"),
+        (["--nonsense"], "--nonsense"),
+        (["--estimator", "magic"], "--estimator"),
+    ],
+)
+def test_unknown_flags_and_values_exit_with_one_error_that_names_them(flags, named, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        navigation.main(flags)
+    assert stopped.value.code == 2
+    assert named in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_bad_goal_range_is_one_clear_error(tmp_path, capsys):
+    error = failing(capsys, *TINY, "--goal-range", "-1", "--log-dir", tmp_path / "run")
+    assert "goal_range must be positive and finite, got -1" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_iterations_must_be_positive(tmp_path, capsys):
+    assert "iterations must be 1 or more, got 0" in failing(
+        capsys, *TINY, "--iterations", 0, "--log-dir", tmp_path / "run"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_iteration_saves_and_says_how_to_resume(tmp_path, number):
+    folder = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "launchers" / "navigation.py"), *TINY, "--iterations", "100000"]
+    environment = os.environ | {"PYTHONWARNINGS": "default"}
+    process = subprocess.Popen(
+        [*command, "--log-dir", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, err
+    assert f"--resume {folder}" in out
+    done = load(folder / "checkpoint.pt")["iteration"]
+    assert done == len(read(folder)) >= 1
+
+
+def test_help_explains_every_flag(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        navigation.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--method", "--seed", "--iterations", "--tasks-per-batch", "--episodes-per-task", "--inner-steps"):
+        assert flag in text
+    for flag in ("--inner-lr", "--log-dir", "--resume", "--threads", "--horizon", "--squared", "--varying-start"):
+        assert flag in text

@@ -1,0 +1,440 @@
+"""The outer loop: a run that is stopped in any way and continued is the run that was never stopped."""
+
+import fcntl
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metarl_l2f.training import (
+    CheckpointError,
+    MetricsLog,
+    RunExistsError,
+    RunLockedError,
+    RunMissingError,
+    Stream,
+    checkpoint,
+    generator,
+    metrics,
+    train,
+)
+
+PACKAGE = str(Path(checkpoint.__file__).parent)
+
+
+class Walk:
+    """A random walk that remembers every step it has taken: a step lost or taken twice shows in all that follow."""
+
+    def __init__(self, seed=0):
+        self.seed = seed
+        self.place = torch.zeros(2, dtype=torch.float64)
+        self.steps = 0
+
+    def iterate(self, iteration):
+        noise = generator(self.seed, Stream.POLICY, iteration).standard_normal(2)
+        self.place = 0.9 * self.place + torch.from_numpy(noise)
+        self.steps += 1
+        return {"return/step_1": self.place[0].item(), "env_steps": self.steps}
+
+    def validate(self, iteration):
+        return {"validation/return": self.place[1].item()}
+
+    def state_dict(self):
+        return {"place": self.place, "steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+        self.steps = state["steps"]
+
+
+class Scripted(Walk):
+    """A walk whose validation values are given."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def validate(self, iteration):
+        return {"validation/return": self.values[iteration - 1]}
+
+
+class Interrupted(Walk):
+    """A walk that calls a function in the middle of one iteration."""
+
+    def __init__(self, at, call):
+        super().__init__()
+        self.at = at
+        self.call = call
+
+    def iterate(self, iteration):
+        if iteration == self.at:
+            self.call()
+        return super().iterate(iteration)
+
+
+def run(directory, experiment=None, **options):
+    defaults: dict[str, Any] = {
+        "iterations": 5,
+        "config": {"seed": 0, "method": "l2f"},
+        "resume": False,
+        "validate_every": 2,
+        "validation_key": "validation/return",
+        "progress_key": "return/step_1",
+        "checkpoint_every": 2,
+    }
+    return train(experiment or Walk(), directory, **(defaults | options))
+
+
+def left_by(directory):
+    """The bytes of all files of a run but TensorBoard's, whose names and records hold the time."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith("events.out")}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("unbroken")
+    run(directory)
+    return left_by(directory)
+
+
+def test_a_run_leaves_config_metrics_and_checkpoints(tmp_path):
+    walk = Walk()
+    outcome = run(tmp_path / "new" / "folder", walk)
+    assert (outcome.start, outcome.iteration, outcome.interrupted) == (0, 5, None)
+    files = left_by(tmp_path / "new" / "folder")
+    assert sorted(files) == [".lock", "best.pt", "checkpoint.pt", "config.json", "metrics.jsonl"]
+    assert json.loads(files["config.json"]) == {"seed": 0, "method": "l2f"}
+    state = checkpoint.load(tmp_path / "new" / "folder" / "checkpoint.pt")
+    assert state["iteration"] == state["experiment"]["steps"] == 5
+    assert state["config"] == {"seed": 0, "method": "l2f"}
+    assert state["best"] == outcome.best
+    assert torch.equal(state["experiment"]["place"], walk.place)
+
+
+def test_each_iteration_is_one_line_and_validation_is_in_it(unbroken):
+    lines = [json.loads(line) for line in unbroken["metrics.jsonl"].splitlines()]
+    assert [line["iteration"] for line in lines] == [line["env_steps"] for line in lines] == [1, 2, 3, 4, 5]
+    # Every second iteration, and the last.
+    assert [line["iteration"] for line in lines if "validation/return" in line] == [2, 4, 5]
+
+
+def test_two_runs_of_one_seed_leave_the_same_bytes(tmp_path, unbroken):
+    run(tmp_path)
+    assert left_by(tmp_path) == unbroken
+
+
+def count_lines(directory):
+    """How many lines of the package a run executes."""
+    lines = 0
+
+    def trace(frame, event, _):
+        nonlocal lines
+        lines += event == "line"
+        return trace if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    sys.settrace(trace)
+    try:
+        run(directory)
+    finally:
+        sys.settrace(None)
+    return lines
+
+
+def killed_run(directory, line):
+    """Run until so many lines of the package were executed, and die without any cleaning up."""
+
+    def trace(frame, event, _):
+        nonlocal line
+        line -= event == "line"
+        if line == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    sys.settrace(trace)
+    run(directory)
+
+
+def test_a_run_killed_at_any_instant_continues_bit_for_bit(tmp_path, unbroken):
+    # A server that forks ready processes makes one in a tenth of the time that importing torch takes.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["metarl_l2f.training", "pytest"])
+    lines = count_lines(tmp_path / "counted")
+    for line in range(1, lines, lines // 12):
+        directory = tmp_path / str(line)
+        process = processes.Process(target=killed_run, args=(directory, line))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        try:
+            run(directory, resume=True)
+        except RunMissingError:  # killed before the run had written anything
+            run(directory)
+        assert left_by(directory) == unbroken, f"killed at line {line} of {lines}"
+
+
+def test_a_run_stopped_by_its_own_error_continues_bit_for_bit(tmp_path, unbroken):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, Interrupted(4, lambda: 1 / 0))
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["iteration"] == 2
+    assert len(metrics.read(tmp_path)) == 3
+    assert run(tmp_path, resume=True).start == 2
+    assert left_by(tmp_path) == unbroken
+
+
+def test_a_run_torn_in_the_middle_of_a_line_continues_bit_for_bit(tmp_path, unbroken):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, Interrupted(4, lambda: 1 / 0))
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-10])
+    run(tmp_path, resume=True)
+    assert left_by(tmp_path) == unbroken
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(tmp_path, unbroken, capsys):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, Interrupted(2, lambda: 1 / 0))
+    assert run(tmp_path, resume=True).start == 0
+    assert "has no checkpoint.pt yet; starting its run from the beginning" in capsys.readouterr().err
+    assert left_by(tmp_path) == unbroken
+
+
+def test_a_lost_checkpoint_is_missed_rather_than_the_run_begun_again(tmp_path):
+    run(tmp_path)
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt is missing, though metrics.jsonl holds \d+ iterations"):
+        run(tmp_path, resume=True)
+
+
+def test_iterations_may_be_raised_on_resume(tmp_path, unbroken):
+    run(tmp_path, iterations=4)
+    outcome = run(tmp_path, resume=True, iterations=5)
+    assert (outcome.start, outcome.iteration) == (4, 5)
+    assert left_by(tmp_path) == unbroken
+
+
+def test_config_json_says_how_the_run_was_started(tmp_path):
+    run(tmp_path, iterations=4, config={"iterations": 4})
+    run(tmp_path, iterations=5, config={"iterations": 5}, resume=True)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"iterations": 4}
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["config"] == {"iterations": 5}
+
+
+def test_a_finished_run_is_left_as_it_is_and_says_so(tmp_path, capsys):
+    run(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    walk = Walk()
+    outcome = run(tmp_path, walk, resume=True)
+    assert outcome.start == outcome.iteration == 5
+    assert outcome.best is not None
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert "already has 5 iterations; to go on, raise --iterations" in capsys.readouterr().err
+    # Loaded all the same, so that it can be evaluated.
+    assert walk.steps == 5
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_iteration_saves_and_returns(tmp_path, unbroken, signum):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    outcome = run(tmp_path, Interrupted(3, lambda: os.kill(os.getpid(), signum)))
+    assert (outcome.iteration, outcome.interrupted) == (3, signum)
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["iteration"] == len(metrics.read(tmp_path)) == 3
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    run(tmp_path, resume=True)
+    assert left_by(tmp_path) == unbroken
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, unbroken):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def press_twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Interrupted(3, press_twice))
+    assert len(metrics.read(tmp_path)) == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+    run(tmp_path, resume=True)
+    assert left_by(tmp_path) == unbroken
+
+
+def test_a_run_works_outside_the_main_thread(tmp_path, unbroken):
+    thread = threading.Thread(target=run, args=(tmp_path,))
+    thread.start()
+    thread.join()
+    assert left_by(tmp_path) == unbroken
+
+
+def test_a_new_run_does_not_touch_an_old_one(tmp_path, unbroken):
+    run(tmp_path)
+    with pytest.raises(RunExistsError, match=r"already holds a run \(config.json, .*--resume .*another --log-dir"):
+        run(tmp_path, Walk(seed=1))
+    assert left_by(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoint.pt", "best.pt"])
+def test_any_file_of_a_run_makes_a_run(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(RunExistsError, match=rf"already holds a run \({name}\)"):
+        run(tmp_path)
+
+
+def test_a_folder_with_other_files_takes_a_new_run(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    assert run(tmp_path).iteration == 5
+
+
+def test_only_a_run_can_be_resumed(tmp_path):
+    for directory in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(RunMissingError, match=r"holds no run to resume.* or start a new run with --log-dir"):
+            run(directory, resume=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_not_continued(tmp_path):
+    run(tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    before = left_by(tmp_path)
+    with pytest.raises(CheckpointError, match="truncated"):
+        run(tmp_path, resume=True, iterations=9)
+    assert left_by(tmp_path) == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_one_folder_takes_one_run_at_a_time(tmp_path, resume):
+    def start_another():
+        with pytest.raises(RunLockedError, match="another process is training into"):
+            run(tmp_path, resume=resume)
+
+    assert run(tmp_path, Interrupted(3, start_another)).iteration == 5
+    # Free again afterwards.
+    assert run(tmp_path, resume=True, iterations=6).iteration == 6
+
+
+def test_a_lock_held_by_another_process_is_respected(tmp_path):
+    with open(tmp_path / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunLockedError):
+            run(tmp_path)
+    assert run(tmp_path).iteration == 5
+
+
+def test_a_forked_process_that_outlives_the_run_does_not_hold_its_lock(tmp_path, monkeypatch):
+    flock = fcntl.flock
+    inherited = []
+
+    def flock_and_fork(lock, operation):
+        flock(lock, operation)
+        inherited.append(os.dup(lock.fileno()))  # the same open file, as a forked process has it
+
+    monkeypatch.setattr(fcntl, "flock", flock_and_fork)
+    run(tmp_path)
+    assert run(tmp_path, resume=True, iterations=6).iteration == 6
+    for descriptor in inherited:
+        os.close(descriptor)
+
+
+def test_a_full_disk_ends_the_run_and_the_previous_checkpoint_loads(tmp_path, unbroken, monkeypatch):
+    replace = os.replace
+
+    def fail_at_the_second_checkpoint(source, target):
+        if Path(target).name == "checkpoint.pt" and Path(target).exists():
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"checkpoint.pt: No space left"):
+        patch.setattr(os, "replace", fail_at_the_second_checkpoint)
+        run(tmp_path)
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["iteration"] == 2
+    run(tmp_path, resume=True)
+    assert left_by(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize(
+    ("values", "higher_is_better", "expected"),
+    [
+        ([1.0, 3.0, 3.0, 2.0], True, {"iteration": 2, "value": 3.0}),  # a tie is no improvement
+        ([3.0, 1.0, 2.0, 1.0], False, {"iteration": 2, "value": 1.0}),
+        ([math.nan, -math.inf, math.nan, -5.0], True, {"iteration": 4, "value": -5.0}),
+        ([math.nan, math.nan, math.nan, math.nan], True, None),
+    ],
+)
+def test_the_best_checkpoint_is_that_of_the_best_validation(tmp_path, values, higher_is_better, expected):
+    outcome = run(tmp_path, Scripted(values), iterations=4, validate_every=1, higher_is_better=higher_is_better)
+    assert outcome.best == expected
+    if expected is None:
+        assert not (tmp_path / "best.pt").exists()
+    else:
+        best = checkpoint.load(tmp_path / "best.pt")
+        assert best["iteration"] == best["experiment"]["steps"] == expected["iteration"]
+        assert best["best"] == expected
+
+
+def test_a_resumed_run_remembers_its_best_validation(tmp_path):
+    run(tmp_path, Scripted([5.0, 1.0]), iterations=2, validate_every=1)
+    outcome = run(tmp_path, Scripted([5.0, 1.0, 4.0]), iterations=3, validate_every=1, resume=True)
+    assert outcome.best == {"iteration": 1, "value": 5.0}
+    assert checkpoint.load(tmp_path / "best.pt")["iteration"] == 1
+
+
+def test_checkpoints_are_written_as_often_as_asked(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(checkpoint, "save", lambda path, state: saved.append((path.name, state["iteration"])))
+    run(tmp_path, Scripted([0.0] * 7), iterations=7, checkpoint_every=3)
+    assert saved == [("best.pt", 2), ("checkpoint.pt", 3), ("checkpoint.pt", 6), ("checkpoint.pt", 7)]
+
+
+def test_a_line_is_on_disk_before_its_checkpoint(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(MetricsLog, "write", lambda _, iteration, __: calls.append(("line", iteration)))
+    monkeypatch.setattr(checkpoint, "save", lambda path, state: calls.append((path.name, state["iteration"])))
+    run(tmp_path, iterations=1)
+    assert calls == [("line", 1), ("best.pt", 1), ("checkpoint.pt", 1)]
+
+
+@pytest.mark.parametrize("name", ["iterations", "validate_every", "checkpoint_every"])
+def test_counts_are_positive(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got 0"):
+        run(tmp_path, **{name: 0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tag_that_is_not_measured_is_named(tmp_path):
+    class Wordless(Walk):
+        def iterate(self, iteration):
+            return {"kl": 0.0, "surrogate": 0.0}
+
+    with pytest.raises(ValueError, match="iterate returned no metric 'return/step_1'; it returned kl, surrogate"):
+        run(tmp_path, Wordless())
+
+
+def test_a_config_that_is_not_json_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(TypeError, match="config holds dicts, lists, strings, numbers and None, got PosixPath"):
+        run(tmp_path, config={"log_dir": tmp_path})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_progress_bar_shows_the_adapted_return_and_the_iterations(tmp_path, capsys):
+    run(tmp_path, iterations=2)
+    run(tmp_path, iterations=3, resume=True)
+    shown = capsys.readouterr()
+    assert "3/3" in shown.err
+    assert "return/step_1=" in shown.err
+    assert shown.out == ""
+
+
+def test_a_copied_run_continues_elsewhere(tmp_path, unbroken):
+    run(tmp_path / "here", iterations=4)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    run(tmp_path / "there", resume=True)
+    assert left_by(tmp_path / "there") == unbroken

@@ -1,0 +1,361 @@
+"""The meta-update against finite differences, plain loops over tasks, and known limits, in float64."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from metarl_l2f.core import L2F, Attenuation, InnerLoop, embed
+from metarl_l2f.networks import Gaussian, GaussianPolicy
+from metarl_l2f.rl.episodes import Batch
+from metarl_l2f.rl.meta_trpo import MetaData, MetaTRPO, PolicyGradient, policy_loss, surrogate_loss
+from metarl_l2f.rl.sampling import Sampler, vectorise
+from metarl_l2f.rl.trpo import TrustRegion
+
+TASKS, EPISODES, HORIZON = 7, 3, 5  # 7 tasks: one whole shard and a part of one
+
+
+def generators(seed=0, tasks=TASKS):
+    return lambda phase: [np.random.default_rng([seed, phase, task]) for task in range(tasks)]
+
+
+def build(attenuation=None, inner=None, gradient=None, region=None, threads=1, std=True, seed=0):
+    """A tiny policy on navigation, in float32 as trained."""
+    generator = torch.Generator().manual_seed(seed)
+    policy = GaussianPolicy(2, 2, (4,), "tanh", 0.3, generator)
+    learner = L2F(
+        policy,
+        attenuation,
+        inner or InnerLoop(inner_lr=0.05),
+        attenuated=lambda name: std or name != "log_std",
+        logarithmic=["log_std"],
+        generator=generator,
+    )
+    sampler = Sampler(vectorise("metarl_l2f/Navigation2D-v0", TASKS * EPISODES), TASKS, EPISODES, HORIZON)
+    return MetaTRPO(learner, sampler, gradient or PolicyGradient(), region or TrustRegion(fisher_fraction=1.0), threads)
+
+
+def collected(meta, steps=1, seed=0):
+    goals = meta.sampler.sample_tasks(TASKS, np.random.default_rng(seed))
+    return meta.collect(goals, generators(seed), steps)
+
+
+def in_double(data):
+    def double(batch):
+        return Batch(*(values.double() for values in batch))
+
+    return MetaData(double(data.first), tuple(map(double, data.inner)), double(data.post))
+
+
+def task_of(data, number):
+    def one(batch):
+        return Batch(*(values[number] for values in batch))
+
+    return MetaData(one(data.first), tuple(map(one, data.inner)), one(data.post))
+
+
+VARIANTS = {
+    "MAML": {},
+    "MAML, two learned steps": {"inner": InnerLoop(inner_steps=2, inner_lr=0.05, learn_inner_lr=True)},
+    "MAML, log π": {"gradient": PolicyGradient(estimator="reinforce")},
+    "L2F, gradient at θ": {"attenuation": Attenuation(initial_gamma=0.8)},
+    "L2F, gradient at θ̄": {"attenuation": Attenuation(), "gradient": PolicyGradient(inner_data="reuse")},
+    "L2F, fresh episodes": {"attenuation": Attenuation(), "gradient": PolicyGradient(inner_data="resample")},
+    "L2F, filters, initial return": {
+        "attenuation": Attenuation(scope="filter"),
+        "gradient": PolicyGradient(initial_weight=0.3),
+    },
+    "L2F, σ kept": {"attenuation": Attenuation(), "std": False},
+}
+
+
+def problem(options):
+    """A learner and data in float64, moved off the data's own parameters so that ratios and KL are not trivial."""
+    meta = build(**options)
+    data = in_double(collected(meta, meta.learner.inner.inner_steps).data)
+    meta.learner.double()
+    return meta, data
+
+
+class Loop:
+    """Every task's policies, one after the other, without vmap, as finite differences need them.
+
+    What the code treats as data is held at its first value: the embeddings, and the denominators of `lvc`, which stand
+    for the policy that collected the episodes.
+    """
+
+    def __init__(self, meta, data, monkeypatch):
+        self.meta, self.data, self.monkeypatch = meta, data, monkeypatch
+        self.held, self.calls = [], 0
+
+    def hold(self, value):
+        """The value of this call in the first pass."""
+        if self.calls == len(self.held):
+            self.held.append(value.detach())
+        self.calls += 1
+        return self.held[self.calls - 1]
+
+    def policies(self):
+        def held_loss(policy, batch, estimator, params):
+            log_prob = policy(params, batch.observations).log_prob(batch.actions)
+            if estimator == "lvc":
+                log_prob = torch.exp(log_prob - self.hold(torch.func.debug_unwrap(log_prob)))
+            return -(batch.weights * batch.advantages * log_prob).sum()
+
+        self.calls = 0
+        with self.monkeypatch.context() as patch:
+            patch.setattr("metarl_l2f.core.embed", lambda *arguments: self.hold(embed(*arguments)))
+            patch.setattr("metarl_l2f.rl.meta_trpo.policy_loss", held_loss)
+            with torch.no_grad():
+                return [self.meta.policies(task_of(self.data, number)) for number in range(TASKS)]
+
+
+def perturbed(meta, direction, by):
+    moved = parameters_to_vector(meta.learner.parameters()).detach() + by * direction
+    vector_to_parameters(moved, meta.learner.parameters())
+
+
+def direction_of(meta, seed=3):
+    size = sum(p.numel() for p in meta.learner.parameters())
+    direction = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return direction / direction.norm()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_meta_gradient_agrees_with_finite_differences_of_a_plain_loop(name, monkeypatch):
+    meta, data = problem(VARIANTS[name])
+    before, gradient, old = meta.surrogate(data)
+    loop = Loop(meta, data, monkeypatch)
+
+    def looped():
+        total = 0.0
+        for number, policies in enumerate(loop.policies()):
+            olds = [Gaussian(*(values[number] for values in policy)) for policy in old]
+            total += float(meta.objective(policies, olds, task_of(data, number)))
+        return total / TASKS
+
+    assert looped() == pytest.approx(before, abs=1e-12)
+    for seed in range(3):
+        direction, step = direction_of(meta, seed), 1e-5
+        perturbed(meta, direction, step)
+        above = looped()
+        perturbed(meta, direction, -2 * step)
+        below = looped()
+        perturbed(meta, direction, step)
+        assert float(gradient @ direction) == pytest.approx((above - below) / (2 * step), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_curvature_product_is_the_second_derivative_of_the_kl(name, monkeypatch):
+    meta, data = problem(VARIANTS[name])
+    _, _, old = meta.surrogate(data)
+    loop = Loop(meta, data, monkeypatch)
+
+    def kl():
+        total = 0.0
+        for number, policies in enumerate(loop.policies()):
+            task = task_of(data, number)
+            for policy, before, batch in zip(policies, old, (task.post, task.first), strict=False):
+                before = Gaussian(*(values[number] for values in before))
+                total += float((batch.weights * before.kl(policy)).sum())
+        return total / TASKS
+
+    assert kl() == pytest.approx(0.0, abs=1e-12)
+    product = meta.curvature(data)
+    first, second = direction_of(meta, 3), direction_of(meta, 4)
+    # the KL and its gradient vanish here, so ½ h² uᵀFu is its leading term; polarisation gives uᵀFv
+    forms = {}
+    for label, direction in (("u", first), ("v", second), ("u+v", first + second)):
+        step = 1e-4
+        perturbed(meta, direction, step)
+        above = kl()
+        perturbed(meta, direction, -2 * step)
+        below = kl()
+        perturbed(meta, direction, step)
+        forms[label] = (above + below) / step**2
+        assert float(direction @ product(direction)) == pytest.approx(forms[label], rel=1e-4)
+    cross = (forms["u+v"] - forms["u"] - forms["v"]) / 2
+    assert float(first @ product(second)) == pytest.approx(cross, rel=1e-3, abs=1e-6)
+    assert float(second @ product(first)) == pytest.approx(float(first @ product(second)), rel=1e-9)
+
+
+def test_both_estimators_have_the_policy_gradient_as_first_derivative():
+    meta, data = problem({})
+    task = task_of(data, 0).first
+    parameters = dict(meta.policy.named_parameters())
+    gradients = [
+        torch.autograd.grad(policy_loss(meta.policy, task, estimator, parameters), list(parameters.values()))
+        for estimator in ("reinforce", "lvc")
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_lvc_has_the_likelihood_ratios_second_derivative_and_log_prob_has_not():
+    # One sample, A = 1, weight 1, mean m, σ = 1, action a:  log π = −(a−m)²/2 + c
+    # log π·A:    d²/dm² = −1;    likelihood ratio:  d²/dm² π/π₀ = (a−m)² − 1
+    class Direct(torch.nn.Module):
+        def forward(self, params, observations):
+            return Gaussian(params["mean"] + 0 * observations, torch.zeros(1, dtype=torch.float64))
+
+    one = torch.ones(1, dtype=torch.float64)
+    batch = Batch(one[:, None], 3 * one[:, None], one, one)  # a = 3
+
+    def gradient_through_inner_step(estimator):
+        learner = L2F(Holder(), None, InnerLoop(inner_lr=0.1)).double()
+        params, _ = learner.adapt([lambda p: policy_loss(Direct(), batch, estimator, p)])
+        # θ' = m + 0.1·(a − m), dθ'/dm = 1 + 0.1 · d²(A-weighted term)/dm²
+        return torch.autograd.grad(params["mean"].sum(), [learner.network.mean])[0].item()
+
+    class Holder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean = torch.nn.Parameter(torch.ones(1))  # m = 1, a − m = 2
+
+    assert gradient_through_inner_step("reinforce") == pytest.approx(1 - 0.1)
+    assert gradient_through_inner_step("lvc") == pytest.approx(1 + 0.1 * (4 - 1))
+
+
+def test_gamma_of_one_gives_mamls_update():
+    maml = build()
+    free = build(Attenuation(conditioning="none", transform="scale"))  # starts at γ = 1
+    data = collected(maml).data
+    theta = sum(p.numel() for p in maml.learner.parameters())
+    before, gradient, _ = maml.surrogate(data)
+    ours, free_gradient, _ = free.surrogate(data)
+    assert ours == before
+    assert torch.equal(dict_of(free, free_gradient), gradient[:theta])
+
+
+def dict_of(meta, gradient):
+    """The part of a flat gradient that belongs to the initialisation."""
+    sizes = [p.numel() for p in meta.learner.parameters()]
+    pieces = gradient.split(sizes)
+    names = [name for name, _ in meta.learner.named_parameters()]
+    return torch.cat([piece for name, piece in zip(names, pieces, strict=True) if name.startswith("network.")])
+
+
+def test_adapted_policies_act_with_their_own_standard_deviation():
+    # As many tasks as episodes, so that swapping the two axes would go unnoticed by shapes alone.
+    meta = build(Attenuation(initial_gamma=0.5, scope="tensor"))
+    sampler = Sampler(vectorise("metarl_l2f/Navigation2D-v0", 9), 3, 3, HORIZON)
+    meta.sampler = sampler
+    with torch.no_grad():
+        meta.learner.attenuator[2].weight.mul_(20)  # γ that differ clearly from task to task
+    goals = sampler.sample_tasks(3, np.random.default_rng(0))
+    rollouts = meta.collect(goals, generators(0, 3), 1)
+    first, post = rollouts.data.first, rollouts.data.post
+    for task, generator in enumerate(generators(0, 3)(1)):
+        one = Batch(*(values[task] for values in first))
+        params, _ = meta.learner.adapt([meta.loss(one)], gradient_at_init=True)
+        generator.integers(2**31, size=3)  # the environments' seeds come first
+        noise = torch.from_numpy(generator.standard_normal((HORIZON, 3, 2), dtype=np.float32)).transpose(0, 1)
+        observations = post.observations[task].reshape(3, HORIZON, 2)
+        expected = meta.policy(params, observations).sample(noise).detach()
+        actions = post.actions[task].reshape(3, HORIZON, 2)
+        happened = (post.weights[task].reshape(3, HORIZON) > 0)[..., None]
+        torch.testing.assert_close(actions, expected * happened, rtol=1e-4, atol=1e-5)
+
+
+def test_surrogate_of_an_unmoved_policy_is_minus_the_mean_advantage():
+    # ratio 1:  −(0.25·1 + 0.75·3) = −2.5
+    policy = Gaussian(torch.zeros(2, 1), torch.zeros(1))
+    batch = Batch(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([1.0, 3.0]), torch.tensor([0.25, 0.75]))
+    assert surrogate_loss(policy, policy, batch).item() == pytest.approx(-2.5)
+
+
+@pytest.mark.parametrize("options", [{}, {"attenuation": Attenuation()}])
+def test_threads_do_not_change_a_digit(options):
+    results = []
+    for threads in (1, 2, 3):
+        meta = build(threads=threads, **options)
+        for seed in range(2):
+            meta.update(collected(meta, seed=seed).data)
+        results.append(parameters_to_vector(meta.learner.parameters()).detach())
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_an_update_lowers_the_surrogate_within_the_bound():
+    meta = build(Attenuation())
+    data = collected(meta).data
+    before, _, old = meta.surrogate(data)
+    log = meta.update(data)
+    assert log.accepted
+    after, kl = meta.surrogate_and_kl(data, old)
+    assert (after, kl) == (log.surrogate_after, log.kl)
+    assert after < before
+    assert 0 < kl <= meta.region.max_kl
+
+
+def test_a_rejected_update_changes_nothing():
+    meta = build(Attenuation())
+    data = collected(meta).data
+    broken = data._replace(post=data.post._replace(advantages=data.post.advantages * math.nan))
+    before = parameters_to_vector(meta.learner.parameters()).clone()
+    log = meta.update(broken)
+    assert not log.accepted
+    assert "not finite" in log.reason
+    assert torch.equal(parameters_to_vector(meta.learner.parameters()), before)
+
+
+def test_curvature_on_a_share_uses_the_first_episodes_with_weights_that_sum_to_one():
+    half = build(region=TrustRegion(fisher_fraction=0.5))  # 2 of 3 episodes
+    full = build(region=TrustRegion(fisher_fraction=1.0))
+    data = collected(full).data
+
+    def cut(batch):
+        kept = Batch(*(values[:, : 2 * HORIZON] for values in batch))
+        return kept._replace(weights=kept.weights / kept.weights.sum(1, keepdim=True))
+
+    shorter = MetaData(cut(data.first), tuple(map(cut, data.inner)), cut(data.post))
+    direction = direction_of(full)
+    ours, expected = half.curvature(data)(direction), full.curvature(shorter)(direction)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("inner_data", "attenuation", "phases"),
+    [
+        ("reuse", Attenuation(), 2),
+        ("gradient_at_init", Attenuation(), 2),
+        ("resample", Attenuation(), 3),
+        ("resample", None, 2),  # θ̄ = θ: nothing to sample again
+    ],
+)
+def test_env_steps_count_every_simulated_episode(inner_data, attenuation, phases):
+    meta = build(attenuation, gradient=PolicyGradient(inner_data=inner_data))
+    far = np.full((TASKS, 2), 9.0)  # no episode arrives early
+    rollouts = meta.collect(far, generators(), 1)
+    assert rollouts.env_steps == phases * TASKS * EPISODES * HORIZON
+    assert len(rollouts.episodes) == 2
+
+
+def test_every_inner_step_gets_fresh_episodes_from_the_adapted_policy():
+    meta = build(inner=InnerLoop(inner_steps=3))
+    rollouts = collected(meta, steps=3)
+    assert len(rollouts.episodes) == 4
+    assert len(rollouts.data.inner) == 3
+    for one, other in itertools.pairwise(rollouts.episodes):
+        assert not torch.equal(one.actions, other.actions)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimator": "magic"}, "estimator must be one of .*'lvc'.*, got 'magic'"),
+        ({"inner_data": "none"}, "inner_data must be one of"),
+        ({"discount": 1.5}, r"discount must lie in \[0, 1\], got 1.5"),
+    ],
+)
+def test_bad_policy_gradient_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PolicyGradient(**options)
+
+
+def test_threads_must_be_positive():
+    with pytest.raises(ValueError, match="threads must be a positive number, got 0"):
+        build(threads=0)
