@@ -142,7 +142,6 @@ def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: in
         "held_out_tasks": tasks,
         "episodes_per_task_and_step": episodes,
         "horizon": experiment.settings.horizon,
-        "step_size_beyond_trained_steps": f"last trained one times {experiment.settings.inner.later_lr_factor}",
         "seed": seed,
     }
     return Evaluation(scores, protocol), rollouts, held_out

@@ -23,7 +23,7 @@ Loss = Callable[[Params], Tensor]
 Scope = Literal["network", "layer", "tensor", "filter", "weight"]
 Conditioning = Literal["gradient", "none"]
 Transform = Literal["attenuate", "scale", "affine"]
-EmbeddingScale = Literal["normalised", "raw"]
+EmbeddingScale = Literal["raw", "normalised", "standardised"]
 
 WIDEST_ATTENUATOR = 64
 """Hidden units of the attenuator at most; the official n → n → n network would outgrow the policy at scope `filter`."""
@@ -43,7 +43,8 @@ class Attenuation:
     """`attenuate`: γθ with γ ∈ (0, 1); `scale`: γθ without the sigmoid; `affine`: γθ + δ, without it. Table 6."""
     embedding: EmbeddingScale = "normalised"
     """`raw`: mean of each gradient (paper). `normalised`: after dividing each gradient tensor by its root mean square;
-    means of policy gradients are so small that `raw` gives every task the same γ."""
+    means of policy gradients are so small that `raw` gives every task the same γ. `standardised`: that mean in units of
+    its standard error, times √n, so that large tensors speak as loudly as small ones."""
     initial_gamma: float = 0.5
     """Where γ starts, in (0, 1): 0.5 as in the official code, towards 1 as in MAML."""
 
@@ -127,16 +128,18 @@ def embed(gradients: Sequence[Tensor], owner: Tensor, scale: EmbeddingScale) -> 
     Args:
         gradients: the attenuated tensors' gradients, P scalars together.
         owner: (P,), which entry of γ each scalar belongs to.
-        scale: `raw` as in the paper, or `normalised`: each tensor first divided by its root mean square.
+        scale: `raw` as in the paper; `normalised`: each tensor first divided by its root mean square; `standardised`:
+            that times √n, n the number of scalars in the mean.
     Returns:
         (L,), detached: the embedding is data, not a path for gradients.
     """
-    if scale == "normalised":
+    if scale != "raw":
         gradients = [g / g.square().mean().sqrt().clamp_min(torch.finfo(g.dtype).tiny) for g in gradients]
     flat = torch.cat([g.flatten() for g in gradients]).detach()
     entries = int(owner.max()) + 1
     zeros = flat.new_zeros(entries)
-    return zeros.scatter_add(0, owner, flat) / zeros.scatter_add(0, owner, torch.ones_like(flat))
+    counts = zeros.scatter_add(0, owner, torch.ones_like(flat))
+    return zeros.scatter_add(0, owner, flat) / (counts.sqrt() if scale == "standardised" else counts)
 
 
 def attenuate(theta: Params, gamma: Params, delta: Params | None = None, logarithmic: Sequence[str] = ()) -> Params:

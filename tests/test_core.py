@@ -57,6 +57,13 @@ def test_normalised_embedding_divides_each_tensor_by_its_root_mean_square():
     )
 
 
+def test_standardised_embedding_is_the_mean_in_units_of_its_standard_error():
+    gradients = [torch.tensor([3.0, -1.0, 1.0, 1.0])]
+    # normalised 1/√3, times √4
+    owner = torch.zeros(4, dtype=torch.long)
+    torch.testing.assert_close(embed(gradients, owner, "standardised"), torch.tensor([2 * 3**-0.5]))
+
+
 def test_normalised_embedding_ignores_the_gradients_scale_and_survives_zero():
     gradient = torch.randn(8, generator=torch.Generator().manual_seed(0))
     owner = torch.zeros(8, dtype=torch.long)

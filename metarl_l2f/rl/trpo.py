@@ -24,7 +24,7 @@ class TrustRegion:
     """Steps tried by the line search."""
     backtrack_ratio: float = 0.8
     """Each tried step's length relative to the one before."""
-    fisher_fraction: float = 0.25
+    fisher_fraction: float = 0.1
     """Share of each task's episodes that the curvature is estimated on; gradient and line search use all."""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,99 @@
+"""L2F against MAML on 2D navigation, paired: same seeds, held-out tasks and noise, from finished run folders."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from metarl_l2f.evaluation import Evaluation, mean_interval, paired_differences
+from metarl_l2f.figures import learning_curve, navigation_paths, save
+from metarl_l2f.launchers.meta_rl import evaluate, load_run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluate runs of two methods under one protocol and write what came out, whichever is better."""
+
+    l2f: tuple[Path, ...]
+    """Folders of the L2F runs, one per seed."""
+    maml: tuple[Path, ...]
+    """Folders of the MAML runs with the same seeds, in the same order."""
+    out: Path = Path("results/navigation")
+    """Where returns.csv, paired.csv and the pictures go."""
+    tasks: int = 100
+    """Held-out tasks per seed."""
+    episodes: tuple[int, ...] = (20, 40)
+    """Episodes per task before adaptation and after every step; one protocol for each number."""
+    steps: int = 3
+    """Inner steps."""
+    checkpoint: str = "best"
+    """`best` by validation, or `latest`."""
+
+
+def evaluations(runs: Sequence[Path], episodes: int, options: Options) -> list[Evaluation]:
+    """One evaluation per run, with the run's own seed."""
+    results = []
+    for run in runs:
+        experiment = load_run(run, options.checkpoint, threads=2)
+        evaluation, _, _ = evaluate(experiment, options.tasks, episodes, options.steps, experiment.settings.seed)
+        results.append(evaluation)
+        experiment.close()
+    return results
+
+
+def main() -> None:
+    """Evaluate, pair, write."""
+    options = tyro.cli(Options)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    returns, paired = [], []
+    for episodes in options.episodes:
+        by_method = {
+            "l2f": evaluations(options.l2f, episodes, options),
+            "maml": evaluations(options.maml, episodes, options),
+        }
+        for method, results in by_method.items():
+            for step in range(options.steps + 1):
+                seeds = [result.scores[:, step].mean() for result in results]
+                over_seeds, over_tasks = mean_interval(np.array(seeds)), mean_interval(pooled(results, step))
+                returns.append([method, episodes, step, *over_seeds, over_tasks.half_width, *seeds])
+        differences = [paired_differences(*pair) for pair in zip(by_method["l2f"], by_method["maml"], strict=True)]
+        for step in range(options.steps + 1):
+            seeds = [difference[step].mean for difference in differences]
+            tasks = pooled(by_method["l2f"], step) - pooled(by_method["maml"], step)
+            over_seeds = mean_interval(np.array(seeds))
+            paired.append(["l2f − maml", episodes, step, *over_seeds, mean_interval(tasks).half_width, *seeds])
+    header = ["what", "episodes", "steps", "mean", "half_width_95_over_seeds", "half_width_95_over_tasks"]
+    header += [f"run_{number + 1}" for number in range(len(options.l2f))]
+    write(options.out / "returns.csv", [header, *returns])
+    write(options.out / "paired.csv", [header, *paired])
+    labels = ["L2F"] * len(options.l2f) + ["MAML"] * len(options.maml)
+    save(learning_curve([*options.l2f, *options.maml], labels), options.out / "learning_curve.png")
+    for method, run in (("l2f", options.l2f[0]), ("maml", options.maml[0])):
+        experiment = load_run(run, options.checkpoint, threads=2)
+        _, rollouts, goals = evaluate(experiment, 40, 20, options.steps, experiment.settings.seed)
+        save(navigation_paths(rollouts.episodes, goals), options.out / f"navigation_paths_{method}.png")
+        experiment.close()
+
+
+def pooled(results: Sequence[Evaluation], step: int) -> np.ndarray:
+    """Every task's score of every seed after `step` inner steps."""
+    return np.concatenate([result.scores[:, step] for result in results])
+
+
+def write(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    """Rows to csv, floats with three digits; printed too."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        for row in rows:
+            cells = [f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row]
+            writer.writerow(cells)
+            print(*cells, sep="\t")
+
+
+if __name__ == "__main__":
+    main()
