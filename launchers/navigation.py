@@ -10,6 +10,7 @@ from metarl_l2f.figures import navigation_paths, save
 from metarl_l2f.launchers.meta_rl import RunOptions, fail, launch, parse
 from metarl_l2f.rl.experiment import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.meta_trpo import PolicyGradient, Rollouts
+from metarl_l2f.rl.trpo import TrustRegion
 
 
 def settings() -> MetaRLSettings:
@@ -23,7 +24,8 @@ def settings() -> MetaRLSettings:
         attenuation=Attenuation(initial_gamma=0.9),
         initial_std_gamma=0.15,
         inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.003),
-        gradient=PolicyGradient(gae_lambda=0.9),
+        gradient=PolicyGradient(discount=0.9, gae_lambda=0.95),
+        region=TrustRegion(max_kl=0.02),
     )
 
 

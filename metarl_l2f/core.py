@@ -38,7 +38,7 @@ class Attenuation:
     of a tensor), or nothing (every weight has its own). Table 4."""
     conditioning: Conditioning = "gradient"
     """`gradient`: γ is read off the task's mean gradients (Eq. 4). `none`: γ is learned freely, the same for every
-    task, starts at 1 and is not squashed (Table 4)."""
+    task, starts at 1 (whatever initial_gamma) and is not squashed (Table 4)."""
     transform: Transform = "attenuate"
     """`attenuate`: γθ with γ ∈ (0, 1); `scale`: γθ without the sigmoid; `affine`: γθ + δ, without it. Table 6."""
     embedding: EmbeddingScale = "normalised"
@@ -191,7 +191,7 @@ class L2F(nn.Module):
         attenuated: which parameters (by name) are attenuated; all by default.
         adapted: which parameters (by name) the inner loop moves; all by default (ANIL: the last layer's).
         logarithmic: names of parameters that hold a logarithm (log σ), attenuated as log σ + log γ.
-        initial_gammas: where γ starts for single parameters, by name, instead of at `attenuation.initial_gamma`.
+        initial_gammas: where γ starts for single parameters, by name, instead of where the others do.
         generator: draws the attenuator's initial weights.
     """
 
@@ -234,31 +234,31 @@ class L2F(nn.Module):
             self._set_initial_gammas(attenuation, initial_gammas or {})
 
     def _build_attenuator(self, attenuation: Attenuation, entries: int, generator: torch.Generator | None) -> None:
-        shifts = entries if attenuation.transform == "affine" else 0
+        outputs = 2 * entries if attenuation.transform == "affine" else entries
         if attenuation.conditioning == "none":
-            self.free = nn.Parameter(torch.cat([torch.ones(entries), torch.zeros(shifts)]))
+            self.free = nn.Parameter(torch.empty(outputs))
             return
         hidden = min(entries, WIDEST_ATTENUATOR)
-        self.attenuator = nn.Sequential(nn.Linear(entries, hidden), nn.ReLU(), nn.Linear(hidden, entries + shifts))
+        self.attenuator = nn.Sequential(nn.Linear(entries, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
         for width, layer in ((entries, self.attenuator[0]), (hidden, self.attenuator[2])):
             bound = 1 / math.sqrt(width)
             for parameter in layer.parameters():
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
+    @torch.no_grad()
     def _set_initial_gammas(self, attenuation: Attenuation, special: Mapping[str, float]) -> None:
+        """Let γ start at its initial value, through the attenuator's last bias, and δ at 0."""
         if unknown := set(special) - set(self.attenuated_names):
             raise ValueError(f"initial_gammas names no attenuated parameter: {sorted(unknown)}")
-        entries = int(self.owner.max()) + 1
-        start = torch.full((entries,), attenuation.initial_gamma)
-        for name, owned in self._owned_entries().items():
-            if name in special:
-                _check_initial_gamma(special[name])
-                start[owned] = special[name]
-        if attenuation.conditioning == "gradient":
-            bias = self.attenuator[2].get_parameter("bias")
-            with torch.no_grad():
-                bias[:entries] = start.logit() if attenuation.transform == "attenuate" else start
-                bias[entries:] = 0.0
+        free = attenuation.conditioning == "none"
+        gamma = torch.full((int(self.owner.max()) + 1,), 1.0 if free else attenuation.initial_gamma)
+        for name, value in special.items():
+            _check_initial_gamma(value)
+            gamma[self._owned_entries()[name]] = value
+        squashed = attenuation.transform == "attenuate" and not free
+        bias = self.free if free else self.attenuator[2].get_parameter("bias")
+        bias.zero_()
+        bias[: len(gamma)] = gamma.logit() if squashed else gamma
 
     def _owned_entries(self) -> dict[str, Tensor]:
         """Which entries of γ each attenuated parameter uses."""

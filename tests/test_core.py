@@ -254,6 +254,8 @@ def test_single_tensors_may_start_from_their_own_gamma():
         learner.attenuator[2].weight.zero_()
     gamma, _ = learner.gamma({name: torch.randn_like(p) for name, p in learner.theta.items()})
     torch.testing.assert_close(gamma, torch.tensor([0.9, 0.2, 0.9, 0.9]))
+    free = L2F(network, Attenuation(conditioning="none"), initial_gammas={"layers.0.bias": 0.2})
+    assert free.gamma({})[0].tolist() == pytest.approx([1.0, 0.2, 1.0, 1.0])
     with pytest.raises(ValueError, match=r"initial_gammas names no attenuated parameter.*bias"):
         L2F(network, Attenuation(), attenuated=lambda n: "weight" in n, initial_gammas={"layers.0.bias": 0.2})
 
