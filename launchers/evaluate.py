@@ -1,5 +1,6 @@
 """Evaluate a trained run on held-out tasks: returns after 0 to k gradient steps."""
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ class Options:
     episodes: int = 20
     """Episodes per task, before adaptation and after every step."""
     steps: int = 3
-    """Inner gradient steps; those beyond the trained ones use a part of the last step size (--later-lr-factor)."""
+    """Inner gradient steps."""
+    later_lr_factor: float | None = None
+    """Step size of steps beyond the trained ones, relative to the last trained one; by default as in training."""
     seed: int | None = None
     """Seed of tasks and noise; by default the run's own."""
     checkpoint: Literal["best", "latest"] = "best"
@@ -48,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         options = tyro.cli(Options, args=arguments)
         torch.set_num_threads(1)
         experiment = load_run(options.run, options.checkpoint, options.threads)
+        if options.later_lr_factor is not None:
+            inner = experiment.learner.inner
+            experiment.learner.inner = dataclasses.replace(inner, later_lr_factor=options.later_lr_factor)
         seed = experiment.settings.seed if options.seed is None else options.seed
         evaluation, _, _ = evaluate(experiment, options.tasks, options.episodes, options.steps, seed)
         path = options.out or options.run / "evaluation.json"

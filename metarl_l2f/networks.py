@@ -17,6 +17,9 @@ from .core import Params
 
 Activation = Literal["tanh", "relu"]
 SMALLEST_LOG_STD = math.log(1e-6)
+OUTPUT_SCALE = 0.01
+"""Initial weights of a policy's last layer, relative to the others'. A policy that starts by moving everywhere the same
+way may never come back; one that starts with almost no mean explores around its start."""
 
 
 class Gaussian(NamedTuple):
@@ -113,6 +116,8 @@ class GaussianPolicy(nn.Module):
         if not (math.isfinite(initial_std) and initial_std > 0):
             raise ValueError(f"initial_std must be positive and finite, got {initial_std}")
         self.mean = MLP([observation_size, *hidden_sizes, action_size], activation, generator)
+        with torch.no_grad():
+            self.mean.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
     def forward(self, params: Params, observations: Tensor) -> Gaussian:

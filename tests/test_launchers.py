@@ -77,6 +77,17 @@ def test_evaluate_prints_a_table_and_writes_json(run, capsys, tmp_path):
     assert content["protocol"]["episodes_per_task_and_step"] == 2
 
 
+def test_later_steps_can_be_made_smaller_in_evaluation(run, tmp_path):
+    scores = []
+    for factor in ("1e-9", "0.5"):
+        out = tmp_path / f"{factor}.json"
+        assert evaluate.main([str(run), "--tasks", "3", "--later-lr-factor", factor, "--out", str(out)]) == 0
+        scores.append(json.loads(out.read_text())["scores"])
+    (still, moved) = scores
+    assert [row[:2] for row in still] == [row[:2] for row in moved]  # the trained step is the same
+    assert [row[2] for row in still] != [row[2] for row in moved]
+
+
 def test_evaluating_twice_gives_the_same_numbers(run, tmp_path):
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for file, threads in zip(files, "12", strict=True):

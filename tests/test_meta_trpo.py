@@ -182,6 +182,21 @@ def test_curvature_product_is_the_second_derivative_of_the_kl(name, monkeypatch)
     assert float(second @ product(first)) == pytest.approx(float(first @ product(second)), rel=1e-9)
 
 
+def test_embedding_agrees_with_finite_differences_of_the_loss():
+    # log π: the value of the `lvc` loss does not move with its parameters, only its gradient is meant
+    gradient = PolicyGradient(estimator="reinforce")
+    meta, data = problem({"attenuation": Attenuation(embedding="raw"), "gradient": gradient})
+    learner, task = meta.learner, task_of(data, 2).first
+    theta = {name: p.detach().clone() for name, p in learner.theta.items()}
+    gradients = learner.gradients(meta.loss(task), theta)
+    embedding = embed([gradients[name] for name in learner.attenuated_names], learner.owner, "raw")
+    for entry, name in enumerate(learner.attenuated_names):
+        # the mean of a tensor's gradient is the loss's slope along all its scalars together, over their number
+        moved = [meta.loss(task)(theta | {name: theta[name] + step}).item() for step in (1e-5, -1e-5)]
+        slope = (moved[0] - moved[1]) / 2e-5 / theta[name].numel()
+        assert embedding[entry].item() == pytest.approx(slope, rel=1e-6, abs=1e-10)
+
+
 def test_both_estimators_have_the_policy_gradient_as_first_derivative():
     meta, data = problem({})
     task = task_of(data, 0).first

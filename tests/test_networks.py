@@ -73,6 +73,12 @@ def test_initial_std_is_the_policys():
     assert policy.log_std.exp().tolist() == pytest.approx([0.25] * 3)
 
 
+def test_a_new_policy_hardly_moves_anywhere():
+    policy = GaussianPolicy(2, 2, generator=torch.Generator().manual_seed(0))
+    mean = policy(dict(policy.named_parameters()), torch.randn(50, 2)).mean
+    assert 0 < mean.abs().max() < 0.05
+
+
 def test_the_same_generator_state_gives_the_same_network():
     one, other = (GaussianPolicy(2, 2, generator=torch.Generator().manual_seed(5)) for _ in range(2))
     for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):

@@ -4,6 +4,7 @@ Everything random is keyed by (seed, stream, iteration, task, phase), so `iterat
 learner's state and i: runs resume exactly, and two methods with one seed meet the same tasks and the same noise.
 """
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from ..training.seeding import Stream, generator, torch_generator
 from .meta_trpo import MetaTRPO, PolicyGradient, Rollouts
 from .sampling import EnvSource, Sampler, vectorise
 from .trpo import TrustRegion
+
+logger = logging.getLogger(__name__)
 
 Method = Literal["l2f", "maml"]
 
@@ -53,7 +56,7 @@ class MetaRLSettings:
     """Steps T after which an episode is cut."""
     policy: PolicyNetwork = field(default_factory=PolicyNetwork)
     """The policy network."""
-    attenuation: Attenuation = field(default_factory=Attenuation)
+    attenuation: Attenuation = field(default_factory=lambda: Attenuation(initial_gamma=0.9))
     """How L2F attenuates; ignored by MAML."""
     initial_std_gamma: float | None = None
     """Attenuate the action noise σ too (log σ + log γ), starting from this γ in (0, 1), so that a policy may explore
@@ -129,6 +132,8 @@ class MetaRL:
         sampled = time.perf_counter()
         log = self.meta.update(rollouts.data)
         updated = time.perf_counter()
+        if not log.accepted:
+            logger.warning("iteration %d: the update was rejected: %s", iteration, log.reason)
         self.env_steps += rollouts.env_steps
         return {
             "env_steps": self.env_steps,
