@@ -144,7 +144,14 @@ def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: in
         "horizon": experiment.settings.horizon,
         "seed": seed,
     }
-    return Evaluation(scores, protocol), rollouts, held_out
+    model = {
+        "method": experiment.settings.method,
+        "training_seed": experiment.settings.seed,
+        "env_steps_trained": experiment.env_steps,
+        "inner_steps_trained": experiment.settings.inner.inner_steps,
+        "later_lr_factor": experiment.learner.inner.later_lr_factor,
+    }
+    return Evaluation(scores, protocol, model), rollouts, held_out
 
 
 def launch(name: str, options: RunOptions, draw: Callable[[Rollouts, Any, Path], None]) -> int:

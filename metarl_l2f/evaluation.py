@@ -5,7 +5,7 @@ Knows no domain: a score is a return, an error or an accuracy, one number per ta
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,9 @@ class Evaluation:
     scores: np.ndarray
     """(N, k + 1): of every task, before adaptation and after 1 … k steps."""
     protocol: Mapping[str, Any]
-    """How they were measured: tasks, episodes, seeds, step sizes."""
+    """How they were measured: environment, tasks, episodes, seed. Two evaluations that share it can be paired."""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured: run, method, checkpoint, later step sizes."""
 
     def intervals(self) -> list[Interval]:
         """Mean over tasks and its interval, after 0 … k steps."""
@@ -67,6 +69,7 @@ class Evaluation:
         """Write evaluation.json: protocol, mean and interval by step, and every task's scores."""
         content = {
             "protocol": dict(self.protocol),
+            "model": dict(self.model),
             "mean": [interval.mean for interval in self.intervals()],
             "interval_95": [_finite(interval.half_width) for interval in self.intervals()],
             "scores": np.asarray(self.scores).round(4).tolist(),
@@ -77,7 +80,7 @@ class Evaluation:
 def load_evaluation(path: Path) -> Evaluation:
     """Read what `Evaluation.save` wrote."""
     content = json.loads(Path(path).read_text())
-    return Evaluation(np.array(content["scores"]), content["protocol"])
+    return Evaluation(np.array(content["scores"]), content["protocol"], content["model"])
 
 
 def paired_differences(ours: Evaluation, theirs: Evaluation) -> list[Interval]:

@@ -1,5 +1,7 @@
 """A whole run in miniature: what an iteration reports, what it depends on, and what its checkpoints refuse."""
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 
@@ -112,6 +114,32 @@ def test_sigma_is_adapted_but_attenuated_only_when_asked():
     assert "log_std" not in experiment().learner.attenuated_names
     assert "log_std" in experiment().learner.adapted_names
     assert "log_std" in experiment(initial_std_gamma=0.2).learner.attenuated_names
+
+
+class Indifferent(gymnasium.Env):
+    """Every action earns the same: there is nothing to learn."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def sample_tasks(self, number, generator):
+        return np.zeros(number)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+
+def test_a_rejected_update_says_why_and_training_goes_on(caplog):
+    run = MetaRL(Indifferent, MetaRLSettings(tasks_per_batch=2, episodes_per_task=2, horizon=3))
+    before = [p.detach().clone() for p in run.learner.parameters()]
+    metrics = run.iterate(1)
+    assert metrics["line_search/accepted"] == 0.0
+    assert "iteration 1: the update was rejected: the gradient is zero" in caplog.text
+    assert all(p.equal(old) for p, old in zip(run.learner.parameters(), before, strict=True))
+    assert run.iterate(2)["return/step_1"] == 3.0
 
 
 @pytest.mark.parametrize(
