@@ -25,7 +25,9 @@ from metarl_l2f.training.config import from_json, provenance, to_json
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, train
 
 Options = TypeVar("Options", bound="RunOptions")
-MAY_CHANGE_ON_RESUME = {"iterations", "threads", "resume", "log_dir", "checkpoint_every"}
+MAY_CHANGE_ON_RESUME = {
+    *("iterations", "threads", "resume", "log_dir", "checkpoint_every", "evaluation_tasks", "evaluation_steps"),
+}
 
 
 @dataclass(frozen=True)
