@@ -1,17 +1,22 @@
 """L2F against MAML on 2D navigation, paired: same seeds, held-out tasks and noise, from finished run folders."""
 
 import csv
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import tyro
 
+from metarl_l2f import MetaRL
 from metarl_l2f.evaluation import Evaluation, mean_interval, paired_differences
 from metarl_l2f.figures import learning_curve, navigation_paths, save
-from metarl_l2f.launchers.meta_rl import evaluate, load_run
+from metarl_l2f.launchers.meta_rl import evaluate, load_run, read_config
+from metarl_l2f.training import checkpoint, metrics
+from metarl_l2f.training.loop import BEST_FILE
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,28 @@ class Options:
     """Episodes per task before adaptation and after every step; one protocol for each number."""
     steps: int = 3
     """Inner steps."""
-    checkpoint: str = "best"
+    l2f_later_lr_factor: float = 0.001
+    """Step size of L2F's steps beyond the trained one, relative to it."""
+    maml_later_lr_factor: float = 0.5
+    """The same for MAML."""
+    checkpoint: Literal["best", "latest"] = "best"
     """`best` by validation, or `latest`."""
+
+
+def load(run: Path, options: Options) -> MetaRL:
+    """A trained run with its method's later step sizes."""
+    experiment = load_run(run, options.checkpoint, threads=2)
+    l2f = experiment.learner.attenuation is not None
+    factor = options.l2f_later_lr_factor if l2f else options.maml_later_lr_factor
+    experiment.learner.inner = dataclasses.replace(experiment.learner.inner, later_lr_factor=factor)
+    return experiment
 
 
 def evaluations(runs: Sequence[Path], episodes: int, options: Options) -> list[Evaluation]:
     """One evaluation per run, with the run's own seed."""
     results = []
     for run in runs:
-        experiment = load_run(run, options.checkpoint, threads=2)
+        experiment = load(run, options)
         evaluation, _, _ = evaluate(experiment, options.tasks, episodes, options.steps, experiment.settings.seed)
         results.append(evaluation)
         experiment.close()
@@ -71,10 +89,15 @@ def main() -> None:
     header += [f"run_{number + 1}" for number in range(len(options.l2f))]
     write(options.out / "returns.csv", [header, *returns])
     write(options.out / "paired.csv", [header, *paired])
+    runs = [*options.l2f, *options.maml]
+    write(
+        options.out / "runs.csv", [list(provenance_of(runs[0])), *(list(provenance_of(run).values()) for run in runs)]
+    )
+    write(options.out / "learning.csv", [LEARNING, *(row for run in runs for row in learning_of(run))], show=False)
     labels = ["L2F"] * len(options.l2f) + ["MAML"] * len(options.maml)
-    save(learning_curve([*options.l2f, *options.maml], labels), options.out / "learning_curve.png")
+    save(learning_curve(runs, labels), options.out / "learning_curve.png")
     for method, run in (("l2f", options.l2f[0]), ("maml", options.maml[0])):
-        experiment = load_run(run, options.checkpoint, threads=2)
+        experiment = load(run, options)
         _, rollouts, goals = evaluate(experiment, 40, 20, options.steps, experiment.settings.seed)
         save(navigation_paths(rollouts.episodes, goals), options.out / f"navigation_paths_{method}.png")
         experiment.close()
@@ -85,14 +108,39 @@ def pooled(results: Sequence[Evaluation], step: int) -> np.ndarray:
     return np.concatenate([result.scores[:, step] for result in results])
 
 
-def write(path: Path, rows: Sequence[Sequence[object]]) -> None:
-    """Rows to csv, floats with three digits; printed too."""
+LEARNING = ["run", "iteration", "env_steps", "return/step_0", "return/step_1", "validation/return/step_1"]
+
+
+def learning_of(run: Path) -> list[list[object]]:
+    """A run's learning curve, one row per meta-iteration."""
+    return [[run.name, *(line.get(key, "") for key in LEARNING[1:])] for line in metrics.read(run)]
+
+
+def provenance_of(run: Path) -> dict[str, object]:
+    """Where a run's numbers come from."""
+    config, lines = read_config(run), metrics.read(run)
+    best = checkpoint.load(run / BEST_FILE)
+    return {
+        "run": run.name,
+        "command": config["command"],
+        "git_commit": config["git_commit"],
+        **config["versions"],
+        "iterations": lines[-1]["iteration"],
+        "env_steps": lines[-1]["env_steps"],
+        "hours": sum(line["time/iteration"] for line in lines) / 3600,
+        "best_iteration": best["iteration"],
+    }
+
+
+def write(path: Path, rows: Sequence[Sequence[object]], show: bool = True) -> None:
+    """Rows to csv, floats with three digits; printed too unless told otherwise."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         for row in rows:
             cells = [f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row]
             writer.writerow(cells)
-            print(*cells, sep="\t")
+            if show:
+                print(*cells, sep="\t")
 
 
 if __name__ == "__main__":
