@@ -15,7 +15,7 @@ from metarl_l2f.rl.meta_trpo import MetaData, MetaTRPO, PolicyGradient, policy_l
 from metarl_l2f.rl.sampling import Sampler, vectorise
 from metarl_l2f.rl.trpo import TrustRegion
 
-TASKS, EPISODES, HORIZON = 7, 3, 5  # 7 tasks: one whole shard and a part of one
+TASKS, EPISODES, HORIZON = 12, 3, 5  # 12 tasks: one whole shard and a part of one
 
 
 def generators(seed=0, tasks=TASKS):
