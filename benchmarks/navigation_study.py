@@ -37,7 +37,7 @@ class Options:
     """Inner steps."""
     l2f_later_lr_factor: float = 0.001
     """Step size of L2F's steps beyond the trained one, relative to it."""
-    maml_later_lr_factor: float = 0.5
+    maml_later_lr_factor: float = 0.25
     """The same for MAML."""
     checkpoint: Literal["best", "latest"] = "best"
     """`best` by validation, or `latest`."""

@@ -35,7 +35,7 @@ class Navigation(RunOptions):
 
     Without flags this is L2F in the paper's setting: 20 tasks of 20 episodes, 100 steps, one inner step, 500
     meta-iterations. For MAML at its best add: --method maml --initial-std 0.1 --inner-lr 0.003
-    --discount 0.99 --gae-lambda 0.9 --later-lr-factor 0.5
+    --discount 0.99 --gae-lambda 0.9 --later-lr-factor 0.25
     """
 
     settings: MetaRLSettings = field(default_factory=settings)
