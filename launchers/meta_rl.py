@@ -111,6 +111,25 @@ def read_config(run: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error}); restore it, or start a new run") from error
 
 
+def read_state(checkpoint: Path, environment: dict[str, Any]) -> dict[str, Any]:
+    """An experiment's state from a checkpoint that was trained on this environment.
+
+    Raises:
+        CheckpointError: it is missing, damaged, no experiment's, or of another environment.
+    """
+    content = load_checkpoint(checkpoint)
+    try:
+        trained_on, state = content["config"]["environment"], content["experiment"]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{checkpoint} holds no meta-RL experiment; give the folder of a run") from None
+    if trained_on != environment:
+        raise CheckpointError(
+            f"{checkpoint} was trained on {trained_on}, but the run is on {environment}; put the run's own "
+            "checkpoint back"
+        )
+    return state
+
+
 def load_run(run: Path, checkpoint: str = "best", threads: int = 1) -> MetaRL:
     """Rebuild a trained experiment from its folder.
 
@@ -126,10 +145,7 @@ def load_run(run: Path, checkpoint: str = "best", threads: int = 1) -> MetaRL:
     experiment = MetaRL(config["environment"]["id"], settings, config["environment"]["arguments"], threads)
     best = Path(run) / BEST_FILE
     path = best if checkpoint == "best" and best.exists() else Path(run) / CHECKPOINT_FILE
-    try:
-        experiment.load_state_dict(load_checkpoint(path)["experiment"])
-    except KeyError:
-        raise CheckpointError(f"{path} holds no experiment; give the folder of a run") from None
+    experiment.load_state_dict(read_state(path, config["environment"]))
     return experiment
 
 
@@ -175,6 +191,8 @@ def launch(name: str, options: RunOptions, draw: Callable[[Rollouts, Any, Path],
     env, arguments = options.environment()
     experiment = MetaRL(env, settings, arguments, options.threads)
     config = {"launcher": name, "environment": {"id": env, "arguments": arguments}, "options": to_json(options)}
+    if options.resume is not None and (folder / CHECKPOINT_FILE).exists():
+        read_state(folder / CHECKPOINT_FILE, config["environment"])
     print(f"{settings.method.upper()} on {env}, seed {settings.seed}; writing to {folder}")
     begin = time.monotonic()
     try:

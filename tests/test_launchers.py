@@ -132,6 +132,16 @@ def test_a_damaged_checkpoint_is_refused_and_named(run, tmp_path, capsys):
     assert "checkpoint.pt" in failing(capsys, "--resume", copy, "--iterations", "5")
 
 
+def test_a_checkpoint_of_another_environment_is_refused(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    assert train(other, 1, "--squared", "--evaluation-tasks", "0") == 0
+    (other / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes())
+    error = failing(capsys, "--resume", other, "--iterations", "5")
+    assert "'squared': False" in error.split("but the run is on")[0]
+    assert "'squared': True" in error.split("but the run is on")[1]
+    assert "was trained on" in failing(capsys, other, "--checkpoint", "latest", program=evaluate)
+
+
 def test_evaluating_a_missing_run_says_so(tmp_path, capsys):
     assert "holds no run" in failing(capsys, tmp_path, program=evaluate)
 
