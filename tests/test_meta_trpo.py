@@ -364,6 +364,7 @@ def test_every_inner_step_gets_fresh_episodes_from_the_adapted_policy():
         ({"estimator": "magic"}, "estimator must be one of .*'lvc'.*, got 'magic'"),
         ({"inner_data": "none"}, "inner_data must be one of"),
         ({"discount": 1.5}, r"discount must lie in \[0, 1\], got 1.5"),
+        ({"initial_weight": -0.1}, "initial_weight must be finite and not negative, got -0.1"),
     ],
 )
 def test_bad_policy_gradient_options_are_refused(options, message):

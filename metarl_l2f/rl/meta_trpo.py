@@ -53,6 +53,8 @@ class PolicyGradient:
         for name in ("discount", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not (math.isfinite(self.initial_weight) and self.initial_weight >= 0):
+            raise ValueError(f"initial_weight must be finite and not negative, got {self.initial_weight}")
 
 
 class MetaData(NamedTuple):
