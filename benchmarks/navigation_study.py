@@ -1,7 +1,6 @@
 """L2F against MAML on 2D navigation, paired: same seeds, held-out tasks and noise, from finished run folders."""
 
 import csv
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +44,9 @@ class Options:
 
 def load(run: Path, options: Options) -> MetaRL:
     """A trained run with its method's later step sizes."""
-    experiment = load_run(run, options.checkpoint, threads=2)
-    l2f = experiment.learner.attenuation is not None
+    l2f = read_config(run)["options"]["settings"]["method"] == "l2f"
     factor = options.l2f_later_lr_factor if l2f else options.maml_later_lr_factor
-    experiment.learner.inner = dataclasses.replace(experiment.learner.inner, later_lr_factor=factor)
-    return experiment
+    return load_run(run, options.checkpoint, threads=2, later_lr_factor=factor)
 
 
 def evaluations(runs: Sequence[Path], episodes: int, options: Options) -> list[Evaluation]:
@@ -90,9 +87,8 @@ def main() -> None:
     write(options.out / "returns.csv", [header, *returns])
     write(options.out / "paired.csv", [header, *paired])
     runs = [*options.l2f, *options.maml]
-    write(
-        options.out / "runs.csv", [list(provenance_of(runs[0])), *(list(provenance_of(run).values()) for run in runs)]
-    )
+    origins = [provenance_of(run) for run in runs]
+    write(options.out / "runs.csv", [list(origins[0]), *(list(origin.values()) for origin in origins)])
     write(options.out / "learning.csv", [LEARNING, *(row for run in runs for row in learning_of(run))], show=False)
     labels = ["L2F"] * len(options.l2f) + ["MAML"] * len(options.maml)
     save(learning_curve(runs, labels), options.out / "learning_curve.png")

@@ -1,6 +1,5 @@
 """Evaluate a trained run on held-out tasks: returns after 0 to k gradient steps."""
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = tyro.cli(Options, args=arguments)
         torch.set_num_threads(1)
-        experiment = load_run(options.run, options.checkpoint, options.threads)
-        if options.later_lr_factor is not None:
-            inner = experiment.learner.inner
-            experiment.learner.inner = dataclasses.replace(inner, later_lr_factor=options.later_lr_factor)
+        experiment = load_run(options.run, options.checkpoint, options.threads, options.later_lr_factor)
         seed = experiment.settings.seed if options.seed is None else options.seed
         evaluation, _, _ = evaluate(experiment, options.tasks, options.episodes, options.steps, seed)
         path = options.out or options.run / "evaluation.json"

@@ -130,13 +130,14 @@ def read_state(checkpoint: Path, environment: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def load_run(run: Path, checkpoint: str = "best", threads: int = 1) -> MetaRL:
+def load_run(run: Path, checkpoint: str = "best", threads: int = 1, later_lr_factor: float | None = None) -> MetaRL:
     """Rebuild a trained experiment from its folder.
 
     Args:
         run: the folder.
         checkpoint: `best` by validation (the latest where none was validated yet), or `latest`.
         threads: CPU threads.
+        later_lr_factor: of steps beyond the trained ones; by default as in training.
     Raises:
         ValueError: no run, a damaged checkpoint, or one that does not fit the configuration.
     """
@@ -146,6 +147,8 @@ def load_run(run: Path, checkpoint: str = "best", threads: int = 1) -> MetaRL:
     best = Path(run) / BEST_FILE
     path = best if checkpoint == "best" and best.exists() else Path(run) / CHECKPOINT_FILE
     experiment.load_state_dict(read_state(path, config["environment"]))
+    if later_lr_factor is not None:
+        experiment.learner.inner = dataclasses.replace(experiment.learner.inner, later_lr_factor=later_lr_factor)
     return experiment
 
 
