@@ -15,3 +15,5 @@ def _register(name: str, module: str, single: str, batched: str) -> None:
 
 
 _register("Navigation2D-v0", "navigation", "Navigation2D", "Navigation2DVector")
+_register("HalfCheetahDir-v0", "half_cheetah", "HalfCheetahDir", "HalfCheetahDirVector")
+_register("HalfCheetahVel-v0", "half_cheetah", "HalfCheetahVel", "HalfCheetahVelVector")

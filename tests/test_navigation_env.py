@@ -306,7 +306,7 @@ def test_seeds_spread_as_in_gymnasiums_own_vector_environments():
 def test_make_builds_the_single_environment():
     env = gymnasium.make(ENV_ID, horizon=50, squared=True)
     assert isinstance(env.unwrapped, Navigation2D)
-    assert env.unwrapped.horizon == 50
+    assert env.unwrapped.domain.horizon == 50
     env.reset(options={"task": (0.4, 0.5)})
     # Beyond the action space: clipped to (0.1, 0.1), 0.3² + 0.4² from the goal.
     assert env.step(np.array([3.0, 3.0], dtype=np.float32))[1] == pytest.approx(-0.25, abs=1e-6)
@@ -316,7 +316,7 @@ def test_make_builds_the_single_environment():
 def test_make_vec_builds_the_batched_environment(mode):
     env = gymnasium.make_vec(ENV_ID, num_envs=8, horizon=50, **mode)
     assert isinstance(env, Navigation2DVector)
-    assert (env.num_envs, env.horizon) == (8, 50)
+    assert (env.num_envs, env.domain.horizon) == (8, 50)
     assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED
     positions, _ = env.reset(seed=0)
     assert positions in env.observation_space

@@ -1,0 +1,172 @@
+"""HalfCheetah: a planar cheetah that runs in a given direction or at a given speed.
+
+The locomotion benchmarks of MAML (Finn et al. 2017, Sec. 5.3) that L2F repeats (Baik et al. 2020, Figure 5). Model,
+start and dynamics are those of gymnasium's HalfCheetah-v5: 14 kg, six joint torques, 0.05 s a time step.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .mujoco_batch import Body, MuJoCoEnv, MuJoCoVectorEnv, State
+
+CONTROL_COST = 0.05  # Per squared torque, relative to the actuator's range.
+ROOT_X, ROOT_Z, ROOT_ANGLE = 0, 1, 2  # Places in qpos: metres along the track, metres of height, radians.
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetah(Body):
+    """What both tasks share: the body and what it sees of itself."""
+
+    centre_of_mass: bool = True
+    """Observe the body's centre of mass too, as the MAML code does: 20 numbers instead of gymnasium's 17."""
+
+    gymnasium_model: ClassVar[str] = "half_cheetah.xml"
+    frame_skip: ClassVar[int] = 5
+
+    def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """Positions without the place on the track (8), velocities (9), and the centre of mass (3): (..., 20 or 17).
+
+        Metres, radians, and their rates per second.
+        """
+        parts = [qpos[..., ROOT_Z:], qvel]
+        if self.centre_of_mass:
+            parts.append(self._skeleton.centre_of_mass(qpos))
+        return np.concatenate(parts, axis=-1)
+
+    def forward_speed(self, before: State, after: State) -> np.ndarray:
+        """Mean speed of the torso along the track over one time step, (...), m/s."""
+        return (after.qpos[..., ROOT_X] - before.qpos[..., ROOT_X]) / self.time_step
+
+    @cached_property
+    def _skeleton(self) -> "Skeleton":
+        return Skeleton(self.model)
+
+
+def control_cost(control: np.ndarray) -> np.ndarray:
+    """0.05 |a|² of the torques that were applied, (..., A) → (...)."""
+    return CONTROL_COST * np.square(control).sum(-1)
+
+
+class Skeleton:
+    """Geometry of a planar chain of hinges below (root_x, root_z, root_angle), as in gymnasium's planar models."""
+
+    def __init__(self, model: Any) -> None:
+        parent, offset, mass = model.body_parentid[1:] - 1, model.body_pos[1:], model.body_mass[1:]
+        bodies = np.arange(len(parent))
+        # ancestry[k, b]: body b is body k or one that carries it, so that its hinge turns k.
+        self._ancestry = np.eye(len(bodies))
+        for body in bodies[1:]:
+            self._ancestry[body] += self._ancestry[parent[body]]
+        # A body turns its own centre of mass, and everything that hangs from it by the offset of that part's hinge.
+        levers = mass[:, None] * model.body_ipos[1:]
+        for child in bodies[1:]:
+            levers[parent[child]] += model.body_subtreemass[1:][child] * offset[child]
+        self._levers = levers[:, [0, 2]] / mass.sum()
+        self._root_height = offset[0, 2]
+
+    def centre_of_mass(self, qpos: np.ndarray) -> np.ndarray:
+        """Of the whole body, (..., nq) → (..., 3), metres.
+
+        c = root + Σ_k R(α_k) l_k, with α_k the angle of body k (the sum of hinges above it), R the rotation about the
+        y axis, and l_k the body's mass-weighted lever.
+        """
+        angles = np.einsum("...j,kj->...k", qpos[..., ROOT_ANGLE:], self._ancestry)
+        cos, sin = np.cos(angles), np.sin(angles)
+        x, z = self._levers.T
+        centre = np.zeros((*qpos.shape[:-1], 3))
+        centre[..., 0] = qpos[..., ROOT_X] + (cos * x + sin * z).sum(-1)
+        centre[..., 2] = qpos[..., ROOT_Z] + self._root_height + (cos * z - sin * x).sum(-1)
+        return centre
+
+
+# --- Direction ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction(HalfCheetah):
+    """Run forwards or backwards, as fast as possible: reward d v − 0.05 |a|². A task is d, −1 or +1."""
+
+    task_meaning: ClassVar[str] = "a direction, -1 or 1,"
+    task_shape: ClassVar[tuple[int, ...]] = ()
+
+    def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
+        """As many forwards as backwards, in random order; where their number is odd, one is tossed: (num_tasks,)."""
+        directions = np.resize([1.0, -1.0], num_tasks) * generator.choice([-1.0, 1.0])
+        return generator.permutation(directions)
+
+    def checked_tasks(self, tasks: Any, leading: tuple[int, ...] = ()) -> np.ndarray:
+        checked = super().checked_tasks(tasks, leading)
+        if not (np.abs(checked) == 1).all():
+            raise ValueError(f"task must be a direction, -1 (backwards) or 1 (forwards), got {np.unique(checked)}")
+        return checked
+
+    def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """d v − 0.05 |a|², (...)."""
+        return task * self.forward_speed(before, after) - control_cost(control)
+
+
+class HalfCheetahDir(MuJoCoEnv):
+    """HalfCheetah that runs in a given direction; arguments are those of `Direction` and `MuJoCoEnv`."""
+
+    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
+        super().__init__(Direction(**arguments), render_mode, width, height)
+
+
+class HalfCheetahDirVector(MuJoCoVectorEnv):
+    """Many of `HalfCheetahDir`; arguments are those of `Direction` and `MuJoCoVectorEnv`."""
+
+    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, Direction(**arguments), threads)
+
+
+# --- Velocity ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Velocity(HalfCheetah):
+    """Run at a given speed: reward −|v − v*| − 0.05 |a|². A task is v*, m/s.
+
+    Raises:
+        ValueError: a goal range is not finite or upside down.
+    """
+
+    min_speed: float = 0.0
+    """Slowest goal, m/s."""
+    max_speed: float = 2.0
+    """Fastest goal, m/s. Goals are uniform between the two; some codes use 3."""
+
+    task_meaning: ClassVar[str] = "a speed in m/s"
+    task_shape: ClassVar[tuple[int, ...]] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (np.isfinite([self.min_speed, self.max_speed]).all() and self.min_speed <= self.max_speed):
+            raise ValueError(
+                f"goal speeds must be finite, the slowest first, got min_speed {self.min_speed} and max_speed "
+                f"{self.max_speed}; the papers use 0 and 2"
+            )
+
+    def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
+        """Uniform between the slowest and the fastest goal: (num_tasks,)."""
+        return generator.uniform(self.min_speed, self.max_speed, num_tasks)
+
+    def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """−|v − v*| − 0.05 |a|², (...)."""
+        return -np.abs(self.forward_speed(before, after) - task) - control_cost(control)
+
+
+class HalfCheetahVel(MuJoCoEnv):
+    """HalfCheetah that runs at a given speed; arguments are those of `Velocity` and `MuJoCoEnv`."""
+
+    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
+        super().__init__(Velocity(**arguments), render_mode, width, height)
+
+
+class HalfCheetahVelVector(MuJoCoVectorEnv):
+    """Many of `HalfCheetahVel`; arguments are those of `Velocity` and `MuJoCoVectorEnv`."""
+
+    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, Velocity(**arguments), threads)

@@ -1,0 +1,327 @@
+"""Locomotion on MuJoCo: many simulations at once over `mujoco.batch.Batch`, and one that can be looked at.
+
+A `Body` is a domain whose state is a MuJoCo simulation's (qpos, qvel). Its observation, reward and end are pure
+functions of states, for any leading batch shape, so `MuJoCoEnv` and `MuJoCoVectorEnv` only move the simulations.
+Starts, and the dynamics between two observations, are those of gymnasium's environment of the same model.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+from mujoco.batch import Batch, SimulationError
+
+from .base import Domain, TaskEnv, TaskVectorEnv, is_positive_integer
+
+logger = logging.getLogger(__name__)
+
+GYMNASIUM_MODELS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
+# MuJoCo counts these warnings when it finds a state that is not finite or huge, and then resets that simulation.
+DIVERGED = [getattr(mujoco.mjtWarning, f"mjWARN_BAD{state}").value for state in ("QPOS", "QVEL", "QACC")]
+COUNT = 1  # Column of `Batch.warning` that holds how often.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body(Domain):
+    """A body in a MuJoCo model, and a family of tasks for it.
+
+    Raises:
+        ValueError: the model file does not load, or an argument is out of range.
+    """
+
+    horizon: int = 200
+    """Time steps T after which an episode is truncated."""
+    model_file: str = ""
+    """An XML file of the user's own instead of gymnasium's; with the same joints and actuators."""
+    reset_noise_scale: float = 0.1
+    """Of the random start around the model's own."""
+
+    gymnasium_model: ClassVar[str]
+    """File of the model among gymnasium's."""
+    frame_skip: ClassVar[int]
+    """Physics steps per time step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (np.isfinite(self.reset_noise_scale) and self.reset_noise_scale >= 0):
+            raise ValueError(f"reset_noise_scale must be finite and not negative, got {self.reset_noise_scale}")
+        expected, found = (load_model(path) for path in (GYMNASIUM_MODELS / self.gymnasium_model, self.model_path))
+        if (expected.nq, expected.nv, expected.nu) != (found.nq, found.nv, found.nu):
+            raise ValueError(
+                f"{self.model_path} has {found.nq} positions, {found.nv} velocities and {found.nu} actuators; "
+                f"{type(self).__name__} needs {expected.nq}, {expected.nv} and {expected.nu}, as in "
+                f"{self.gymnasium_model}"
+            )
+
+    @property
+    def model_path(self) -> Path:
+        """The model's file."""
+        return Path(self.model_file) if self.model_file else GYMNASIUM_MODELS / self.gymnasium_model
+
+    @cached_property
+    def model(self) -> mujoco.MjModel:
+        """The compiled model; not to be changed."""
+        return load_model(self.model_path)
+
+    @property
+    def time_step(self) -> float:
+        """Seconds between two observations."""
+        return self.model.opt.timestep * self.frame_skip
+
+    def action_space(self) -> spaces.Box:
+        low, high = self.model.actuator_ctrlrange.astype(np.float32).T
+        return spaces.Box(low, high, dtype=np.float32)
+
+    def observation_space(self) -> spaces.Box:
+        size = self.observe(self.model.qpos0, np.zeros(self.model.nv)).shape
+        return spaces.Box(-np.inf, np.inf, size, np.float64)
+
+    def start(self, generator: np.random.Generator | None) -> np.ndarray:
+        # gymnasium's own draws, in its order.
+        assert generator is not None
+        scale = self.reset_noise_scale
+        return np.concatenate(
+            [
+                self.model.qpos0 + generator.uniform(-scale, scale, self.model.nq),
+                self.start_velocities(generator),
+            ]
+        )
+
+    def start_velocities(self, generator: np.random.Generator) -> np.ndarray:
+        """qvel of a start, (nv,); some of gymnasium's environments draw it from a Gaussian, others uniformly."""
+        return self.reset_noise_scale * generator.standard_normal(self.model.nv)
+
+    def applied(self, action: np.ndarray) -> np.ndarray:
+        """The control that an action becomes: clipped to the actuators' ranges, (..., A)."""
+        return np.clip(action, *self.model.actuator_ctrlrange.T)
+
+    @abstractmethod
+    def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """The observation of states (..., nq), (..., nv): (..., O)."""
+
+    @abstractmethod
+    def reward(self, before: "State", after: "State", control: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """Of a time step that led from one state to the next under an applied control (..., A): (...)."""
+
+    def fallen(self, state: "State") -> np.ndarray:
+        """Whether the episode ends here, (...) bool. By default it never does."""
+        return np.zeros(state.qpos.shape[:-1], bool)
+
+    def dynamics(self, task: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Fields of the model that depend on the task, by name: (..., *field's shape). By default none do."""
+        return {}
+
+    def renderer_camera(self) -> dict[str, Any]:
+        """Where gymnasium's renderer looks from."""
+        return {"distance": 4.0}
+
+
+@dataclass(frozen=True)
+class State:
+    """Positions and velocities of simulations."""
+
+    qpos: np.ndarray
+    """(..., nq)"""
+    qvel: np.ndarray
+    """(..., nv)"""
+
+
+def load_model(path: Path) -> mujoco.MjModel:
+    """Compile a model.
+
+    Raises:
+        ValueError: the file is missing or is no MuJoCo model; names it.
+    """
+    with _quiet():
+        try:
+            return mujoco.MjModel.from_xml_path(os.fspath(path))
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"the model {path} does not load: {reason}; give an XML file that MuJoCo {mujoco.mj_versionString()} "
+                "compiles"
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the compiler's deprecation notes about gymnasium's models from the terminal and from MUJOCO_LOG.TXT."""
+    previous = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda text: logger.debug("MuJoCo: %s", text))
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(previous)
+
+
+# --- One simulation ---
+
+
+class MuJoCoEnv(TaskEnv):
+    """One simulation, which can be rendered.
+
+    Args:
+        body: model, observation, reward and tasks.
+        render_mode: None, "rgb_array" or "human".
+        width: of the picture, pixels.
+        height: of the picture, pixels.
+    """
+
+    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 20}
+
+    domain: Body
+
+    def __init__(self, body: Body, render_mode: str | None = None, width: int = 480, height: int = 480) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
+        super().__init__(body)
+        self.metadata = self.metadata | {"render_fps": round(1 / body.time_step)}
+        self.render_mode = render_mode
+        self.model = load_model(body.model_path)
+        self.model.vis.global_.offwidth, self.model.vis.global_.offheight = width, height
+        self.data = mujoco.MjData(self.model)
+        self._size = (width, height)
+        self._renderer: MujocoRenderer | None = None
+
+    def render(self) -> np.ndarray | None:
+        """A picture (height, width, 3) of bytes in mode "rgb_array"; a window in mode "human"."""
+        if self._renderer is None:
+            self._renderer = MujocoRenderer(self.model, self.data, self.domain.renderer_camera(), *self._size)
+        return self._renderer.render(self.render_mode)
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _place(self, start: np.ndarray) -> None:
+        for name, values in self.domain.dynamics(self.task).items():
+            getattr(self.model, name)[...] = values
+            mujoco.mj_setConst(self.model, self.data)
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:], self.data.qvel[:] = np.split(start, [self.model.nq])
+        mujoco.mj_forward(self.model, self.data)
+        if self.render_mode == "human":
+            self.render()
+
+    def _advance(self, action: np.ndarray) -> tuple[float, bool, dict[str, Any]]:
+        before, warned = self._state(), self._divergences()
+        self.data.ctrl[:] = control = self.domain.applied(action)
+        mujoco.mj_step(self.model, self.data, nstep=self.domain.frame_skip)
+        if self._divergences() > warned:
+            logger.warning("the simulation diverged in task %s; its episode ends", self.task)
+            self.data.qpos[:], self.data.qvel[:] = before.qpos, before.qvel
+            return 0.0, True, {"diverged": True}
+        after = self._state()
+        if self.render_mode == "human":
+            self.render()
+        reward = float(self.domain.reward(before, after, control, self.task))
+        return reward, bool(self.domain.fallen(after)), {}
+
+    def _divergences(self) -> int:
+        return sum(self.data.warning[kind].number for kind in DIVERGED)
+
+    def _state(self) -> State:
+        return State(self.data.qpos.copy(), self.data.qvel.copy())
+
+    def _observe(self) -> np.ndarray:
+        return self.domain.observe(self.data.qpos, self.data.qvel)
+
+
+# --- Many simulations ---
+
+
+class MuJoCoVectorEnv(TaskVectorEnv):
+    """Many simulations, stepped together on a thread pool; the number of threads changes no digit.
+
+    A simulation whose state stops being finite ends its episode with reward 0, keeps its last good state, and is
+    reported by number in info["diverged"], (N,) bool, and in the log; the others go on.
+
+    Args:
+        num_envs: number of simulations, N.
+        body: model, observation, reward and tasks.
+        threads: CPU threads of the simulation.
+    """
+
+    domain: Body
+
+    def __init__(self, num_envs: int, body: Body, threads: int = 1) -> None:
+        super().__init__(num_envs, body)
+        self.physics_seconds = 0.0  # Spent inside the simulator so far.
+        self.threads = threads
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of the simulation. Setting it begins anew: reset before the next step."""
+        return self._batch.nthread
+
+    @threads.setter
+    def threads(self, number: int) -> None:
+        if not is_positive_integer(number):
+            raise ValueError(f"threads must be a positive number, got {number!r}")
+        self._batch = Batch(self.domain.model, self.num_envs, int(number))
+        self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        self._begun = False
+
+    def _place(self, rows: np.ndarray, starts: np.ndarray) -> None:
+        self._set_dynamics(rows)
+        self._batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
+        self._qpos[rows], self._qvel[rows] = np.split(starts, [self.domain.model.nq], axis=1)
+        self._batch.forward(rows)
+
+    def _set_dynamics(self, rows: np.ndarray) -> None:
+        fields = self.domain.dynamics(self.tasks[rows])
+        for name, values in fields.items():
+            self._batch.expand(name)[rows] = values
+        if fields:
+            self._batch.set_const(rows)
+
+    def _advance(self, actions: np.ndarray, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        before = self._state()
+        self._ctrl[:] = control = self.domain.applied(actions)
+        diverged = self._simulate(running)
+        info: dict[str, Any] = {}
+        if diverged.any():
+            rows = np.flatnonzero(diverged)
+            logger.warning(
+                "simulations %s diverged, in tasks %s; their episodes end", rows.tolist(), self.tasks[rows].tolist()
+            )
+            self._qpos[rows], self._qvel[rows] = before.qpos[rows], before.qvel[rows]
+            info["diverged"] = diverged
+        after = self._state()
+        rewards = np.where(diverged, 0.0, self.domain.reward(before, after, control, self.tasks))
+        return rewards, diverged | self.domain.fallen(after), info
+
+    def _simulate(self, running: np.ndarray) -> np.ndarray:
+        """Step the running simulations; says which of them diverged, (N,) bool."""
+        warned = self._divergences()
+        failed = np.zeros(self.num_envs, bool)
+        begin = time.perf_counter()
+        try:
+            self._batch.step(None if running.all() else np.flatnonzero(running), self.domain.frame_skip)
+        except SimulationError as error:
+            failed[error.ids] = True
+        self.physics_seconds += time.perf_counter() - begin
+        return failed | (self._divergences() > warned)
+
+    def _divergences(self) -> np.ndarray:
+        return self._batch.warning[:, DIVERGED, COUNT].sum(1)
+
+    def _state(self) -> State:
+        return State(self._qpos.copy(), self._qvel.copy())
+
+    def _observe(self) -> np.ndarray:
+        return self.domain.observe(self._qpos, self._qvel)
