@@ -1,8 +1,8 @@
 """Environments whose task is set at reset: what one episode and many in step have in common.
 
-A `Domain` describes a family of tasks: spaces, horizon, starts, and the distribution of tasks. `TaskEnv` runs one of its
-episodes, `TaskVectorEnv` many; the domains' files add what happens in a time step. Both freeze finished episodes: a
-further step changes nothing and gives reward 0.
+A `Domain` describes a family of tasks: spaces, horizon, starts, and the distribution of tasks. `TaskEnv` runs one of
+its episodes, `TaskVectorEnv` many; the domains' files add what happens in a time step. Both freeze finished episodes:
+a further step changes nothing and gives reward 0.
 """
 
 from abc import ABC, abstractmethod
@@ -121,8 +121,8 @@ class TaskEnv(gymnasium.Env):
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.observation_space, self.action_space = domain.observation_space(), domain.action_space()
-        self.task: np.ndarray | None = None
-        self._task_given = False
+        self.task = np.zeros(domain.task_shape, domain.dtype)
+        self._has_task = self._task_given = False
         self._begun = False
         self._steps = 0
         self._terminated = self._truncated = False
@@ -147,16 +147,15 @@ class TaskEnv(gymnasium.Env):
             ValueError: the task has the wrong shape, or is not finite.
         """
         super().reset(seed=seed)
-        given = (options or {}).get("task")
-        task = self.task
-        if given is not None:
-            task = self.domain.checked_tasks(given)
-            self._task_given = True
+        task = (options or {}).get("task")
+        if task is not None:
+            self.task = self.domain.checked_tasks(task)
+            self._has_task = self._task_given = True
         start = self.domain.start(self.np_random if self.domain.random_start else None)
         # After the start, so that giving a task leaves the start of a seed as it was.
-        if task is None or (not self._task_given and seed is not None):
-            task = self.domain.sample_tasks(1, self.np_random)[0]
-        self.task = task
+        if not self._task_given and (seed is not None or not self._has_task):
+            self.task = self.domain.sample_tasks(1, self.np_random)[0]
+            self._has_task = True
         self._place(start)
         self._steps = 0
         self._terminated = self._truncated = False
@@ -294,7 +293,7 @@ class TaskVectorEnv(VectorEnv):
         raise NotImplementedError
 
     def _advance(self, actions: np.ndarray, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """One time step where `running`, nothing elsewhere: rewards (N,), terminated (N,), info; any value elsewhere."""
+        """One time step where `running`: rewards (N,), terminated (N,), info; elsewhere nothing, and any values."""
         raise NotImplementedError
 
     def _observe(self) -> np.ndarray:
