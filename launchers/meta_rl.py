@@ -172,7 +172,7 @@ def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: in
         "inner_steps_trained": experiment.settings.inner.inner_steps,
         "later_lr_factor": experiment.learner.inner.later_lr_factor,
     }
-    return Evaluation(scores, protocol, model), rollouts, held_out
+    return Evaluation(scores, protocol, model, held_out), rollouts, held_out
 
 
 def launch(name: str, options: RunOptions, draw: Callable[[Rollouts, Any, Path], None]) -> int:

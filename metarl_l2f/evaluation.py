@@ -3,6 +3,7 @@
 Knows no domain: a score is a return, an error or an accuracy, one number per task and step.
 """
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from scipy import stats
 from .training.checkpoint import write_atomically
 
 CONFIDENCE = 0.95
+GROUPS = 4
+"""Lines of the table by task, at most."""
 
 
 class Interval(NamedTuple):
@@ -52,6 +55,8 @@ class Evaluation:
     """How they were measured: environment, tasks, episodes, seed. Two evaluations that share it can be paired."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """What was measured: run, method, checkpoint, later step sizes."""
+    tasks: np.ndarray | None = None
+    """(N, ...), what the tasks were, where they are numbers."""
 
     def intervals(self) -> list[Interval]:
         """Mean over tasks and its interval, after 0 … k steps."""
@@ -59,11 +64,25 @@ class Evaluation:
 
     def table(self, score: str = "return") -> str:
         """A plain-text table, one line per step."""
-        rows = [f"{step:>5}  {interval.mean:>9.2f} ± {interval.half_width:.2f}" for step, interval in self._numbered()]
-        return "\n".join([f"steps  {score} (mean over {len(self.scores)} held-out tasks ± 95 % interval)", *rows])
+        numbered = enumerate(self.intervals())
+        rows = [f"{step:>5}  {interval.mean:>9.2f} ± {interval.half_width:.2f}" for step, interval in numbered]
+        heading = f"steps  {score} (mean over {len(self.scores)} held-out tasks ± 95 % interval)"
+        return "\n".join([heading, *rows, *self._table_by_task()])
 
-    def _numbered(self) -> list[tuple[int, Interval]]:
-        return list(enumerate(self.intervals()))
+    def _table_by_task(self) -> list[str]:
+        """Lines with the mean of every group of tasks, so that no average hides a task that fails."""
+        groups = task_groups(self.tasks) if self.tasks is not None else {}
+        if len(groups) < 2:
+            return []
+        width = max(len(label) for label in groups)
+        steps = "".join(f"{f'{step} steps':>10}" for step in range(self.scores.shape[1]))
+        return [
+            f"{'task':<{width}}  tasks{steps}",
+            *(
+                f"{label:<{width}}  {mask.sum():>5}" + "".join(f"{mean:>10.2f}" for mean in self.scores[mask].mean(0))
+                for label, mask in groups.items()
+            ),
+        ]
 
     def save(self, path: Path) -> None:
         """Write evaluation.json: protocol, mean and interval by step, and every task's scores."""
@@ -73,6 +92,7 @@ class Evaluation:
             "mean": [interval.mean for interval in self.intervals()],
             "interval_95": [_finite(interval.half_width) for interval in self.intervals()],
             "scores": np.asarray(self.scores).round(4).tolist(),
+            "tasks": None if self.tasks is None else np.asarray(self.tasks).round(6).tolist(),
         }
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -80,7 +100,30 @@ class Evaluation:
 def load_evaluation(path: Path) -> Evaluation:
     """Read what `Evaluation.save` wrote."""
     content = json.loads(Path(path).read_text())
-    return Evaluation(np.array(content["scores"]), content["protocol"], content["model"])
+    tasks = content.get("tasks")
+    return Evaluation(
+        np.array(content["scores"]), content["protocol"], content["model"], None if tasks is None else np.array(tasks)
+    )
+
+
+def task_groups(tasks: np.ndarray) -> dict[str, np.ndarray]:
+    """Tasks that are single numbers, put together: equal ones where there are few values, else quarters of their range.
+
+    Args:
+        tasks: (N,); tasks of any other shape are not grouped.
+    Returns:
+        For every group that holds a task, what to call it, and a mask (N,).
+    """
+    tasks = np.asarray(tasks)
+    if tasks.ndim != 1 or not np.issubdtype(tasks.dtype, np.number):
+        return {}
+    values = np.unique(tasks)
+    if len(values) <= GROUPS:
+        return {f"{value:g}": tasks == value for value in values}
+    edges = np.linspace(values[0], values[-1], GROUPS + 1)
+    quarter = np.clip(np.searchsorted(edges, tasks, side="right") - 1, 0, GROUPS - 1)
+    names = [f"{low:.2f} to {high:.2f}" for low, high in itertools.pairwise(edges)]
+    return {name: quarter == number for number, name in enumerate(names) if (quarter == number).any()}
 
 
 def paired_differences(ours: Evaluation, theirs: Evaluation) -> list[Interval]:

@@ -1,4 +1,4 @@
-"""Every picture: learning curves from the metrics of runs, and the paths of 2D navigation (L2F, Figure 5).
+"""Every picture: learning curves from the metrics of runs, paths of 2D navigation, and speeds of runners (Figure 5).
 
 Pictures are built as objects, without pyplot: nothing stays open, and any thread may draw. Colours are those of Okabe
 and Ito, which colour-blind readers tell apart. Sizes suit a README and, with `width=COLUMN`, a column of a paper.
@@ -41,6 +41,8 @@ SMALL_SIZE = 7
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#333333"  # Axes, text, and all that stands for no run, step or task.
 BEFORE = "#8C8C8C"  # The policy before adaptation.
+SPEED_COLOURS = matplotlib.colormaps["viridis"]  # From the backward or slowest task to the fastest, …
+BRIGHTEST = 0.85  # … which stays darker than the end of the map, too light for a line on white.
 FRAME = "#B0B0B0"
 GRID = "#E8E8E8"
 
@@ -429,3 +431,72 @@ def _draw_paths(axes: Axes, paths: list[list[np.ndarray]], goals: np.ndarray) ->
     axes.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, color=FRAME, width=0.8, length=3)
     for spine in axes.spines.values():
         spine.set(color=FRAME, linewidth=0.8)
+
+
+# --- Speeds ---
+
+
+def running_speeds(
+    episodes: Sequence[Episodes], tasks: ArrayLike, *, speed_column: int, task_name: str, goals_are_speeds: bool = False
+) -> Figure:
+    """Draw how fast bodies run, a column for every number of inner steps, a colour for every task.
+
+    Above, forward speed over time, one line a task, averaged over its episodes; below, the mean speed of the second
+    half of the episodes against the task, one dot a task. A body that runs one way whatever the task shows as a flat
+    row of dots. Above each column stands the mean return over all tasks.
+
+    Args:
+        episodes: before adaptation, then after 1 … k steps; as `MetaRL.evaluate` returns them, on N tasks.
+        tasks: (N,), what the tasks are: directions, or goal speeds in m/s.
+        speed_column: where observations hold the forward speed, m/s.
+        task_name: of the lower horizontal axis, with its unit.
+        goals_are_speeds: draw the line on which speed and goal agree.
+
+    Raises:
+        ValueError: the tasks are not one number for each task of the episodes, or there is no such column.
+    """
+    tasks = np.asarray(tasks, dtype=float)
+    shapes = sorted({tuple(batch.observations.shape) for batch in episodes})
+    if not shapes or tasks.shape != (shapes[0][0],) or len(shapes) > 1 or not 0 <= speed_column < shapes[0][-1]:
+        raise ValueError(
+            "tasks must be (N,), one number for each task of the episodes, and speed_column one of the observations' "
+            f"columns; got tasks of shape {tasks.shape}, observations of shapes {shapes}, and column {speed_column}"
+        )
+    speeds = [_mean_speeds(batch, speed_column) for batch in episodes]
+    figure = Figure(figsize=(1.9 * len(episodes) + 0.4, 3.6), layout="constrained")
+    panels = figure.subplots(2, len(episodes), sharey=True, sharex="row", squeeze=False)
+    low, high = tasks.min(), tasks.max()
+    colours = SPEED_COLOURS(BRIGHTEST * (tasks - low) / (high - low if high > low else 1.0))
+    for step, (batch, speed) in enumerate(zip(episodes, speeds, strict=True)):
+        above, below = panels[:, step]
+        for line, colour in zip(speed, colours, strict=True):
+            above.plot(line, color=colour, linewidth=0.7, alpha=0.8)
+        half = speed.shape[1] // 2
+        if goals_are_speeds:
+            below.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+        below.scatter(tasks, np.nanmean(speed[:, half:], axis=1), s=10, c=colours, zorder=2)
+        score = f"{float(batch.returns().mean()):.1f}".replace("-", "−")
+        above.set_title(f"{'before' if step == 0 else _step_name(step)}\nreturn {score}", fontsize=TEXT_SIZE, color=INK)
+        above.set_xlabel("time step", fontsize=TEXT_SIZE, color=INK)
+        below.set_xlabel(task_name, fontsize=TEXT_SIZE, color=INK)
+        if not goals_are_speeds and len(np.unique(tasks)) <= FEW_POINTS:
+            below.set(xticks=np.unique(tasks), xlim=(low - 0.6, high + 0.6))
+        for axes in (above, below):
+            axes.axhline(0.0, color=FRAME, linewidth=0.6, zorder=0)
+            axes.grid(axis="y", color=GRID, linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.spines[["right", "top"]].set_visible(False)
+            axes.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, color=FRAME, width=0.8, length=3)
+            for spine in axes.spines.values():
+                spine.set(color=FRAME, linewidth=0.8)
+    panels[0, 0].set_ylabel("forward speed, m/s", fontsize=TEXT_SIZE, color=INK)
+    panels[1, 0].set_ylabel("mean speed,\nsecond half, m/s", fontsize=TEXT_SIZE, color=INK)
+    return figure
+
+
+def _mean_speeds(batch: Episodes, column: int) -> np.ndarray:
+    """Over the episodes that still run, (N, T); NaN where none does."""
+    mask = batch.mask.numpy()
+    total = (batch.observations[..., column].numpy() * mask).sum(1)
+    running = mask.sum(1)
+    return np.where(running > 0, total / np.maximum(running, 1), np.nan)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from metarl_l2f.evaluation import Evaluation, load_evaluation, mean_interval, paired_differences
+from metarl_l2f.evaluation import Evaluation, load_evaluation, mean_interval, paired_differences, task_groups
 
 PROTOCOL = {"held_out_tasks": 3, "seed": 0}
 
@@ -56,3 +56,36 @@ def test_unlike_protocols_cannot_be_paired():
     scores = np.zeros((2, 2))
     with pytest.raises(ValueError, match="paired evaluations must share one protocol"):
         paired_differences(Evaluation(scores, PROTOCOL), Evaluation(scores, PROTOCOL | {"seed": 1}))
+
+
+def test_the_table_shows_a_task_that_fails_behind_a_good_average():
+    # Forwards 0 → 100, backwards 0 → −20: the mean, 40, hides that one way is never run.
+    scores = np.array([[0.0, 90.0], [0.0, -20.0], [0.0, 110.0], [0.0, -20.0]])
+    table = Evaluation(scores, PROTOCOL, tasks=np.array([1.0, -1.0, 1.0, -1.0])).table().splitlines()
+    assert table[2].split()[:2] == ["1", "40.00"]
+    assert [line.split() for line in table[-2:]] == [["-1", "2", "0.00", "-20.00"], ["1", "2", "0.00", "100.00"]]
+
+
+def test_many_task_numbers_are_grouped_into_quarters_of_their_range():
+    groups = task_groups(np.array([0.0, 0.4, 0.5, 1.1, 1.9, 2.0]))
+    assert {name: mask.tolist() for name, mask in groups.items()} == {
+        "0.00 to 0.50": [True, True, False, False, False, False],
+        "0.50 to 1.00": [False, False, True, False, False, False],
+        "1.00 to 1.50": [False, False, False, True, False, False],
+        "1.50 to 2.00": [False, False, False, False, True, True],
+    }
+
+
+def test_a_quarter_without_a_task_has_no_line():
+    assert list(task_groups(np.array([0.0, 0.1, 0.2, 0.3, 4.0]))) == ["0.00 to 1.00", "3.00 to 4.00"]
+
+
+def test_tasks_that_are_no_single_numbers_are_not_grouped():
+    assert task_groups(np.zeros((3, 2))) == {}
+    assert task_groups(np.array([{"goal": 1}, {"goal": 2}])) == {}
+
+
+def test_tasks_survive_the_file(tmp_path):
+    evaluation = Evaluation(np.zeros((2, 2)), PROTOCOL, tasks=np.array([-1.0, 1.0]))
+    evaluation.save(tmp_path / "e.json")
+    assert load_evaluation(tmp_path / "e.json").tasks.tolist() == [-1.0, 1.0]

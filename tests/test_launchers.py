@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl_l2f.launchers import evaluate, navigation
+from metarl_l2f.launchers import cheetah_dir, cheetah_vel, evaluate, navigation
 from metarl_l2f.training.checkpoint import load
 from metarl_l2f.training.metrics import read
 
@@ -23,6 +23,21 @@ TINY = [
 
 def train(folder, iterations, *flags):
     return navigation.main([*TINY, "--iterations", str(iterations), "--log-dir", str(folder), *flags])
+
+
+@pytest.mark.parametrize(("program", "tasks"), [(cheetah_dir, ["-1", "1"]), (cheetah_vel, [])])
+def test_a_cheetah_run_reports_every_task_and_resumes_bit_for_bit(tmp_path, capsys, program, tasks):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    for folder, iterations in ((unbroken, 3), (broken, 1)):
+        assert program.main([*TINY, "--iterations", str(iterations), "--log-dir", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert all(any(line.split()[:2] == [task, "2"] for line in printed.splitlines()) for task in tasks)
+    assert (unbroken / "speeds.png").stat().st_size > 0
+    # Balanced: a cheetah that always runs one way must not look good by chance.
+    assert not tasks or sorted(json.loads((unbroken / "evaluation.json").read_text())["tasks"]) == [-1, -1, 1, 1]
+    assert program.main(["--resume", str(broken), "--iterations", "3", "--threads", "2"]) == 0
+    ours, theirs = (load(folder / "checkpoint.pt")["experiment"]["learner"] for folder in (broken, unbroken))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
 def metrics(folder):
