@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from metarl_l2f.launchers.meta_rl import evaluate, fail, load_run
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, evaluate, fail, load_run
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         evaluation.save(path)
         print(evaluation.table())
         print(f"wrote {path}")
-    except (ValueError, OSError) as error:
+    except USER_ERRORS as error:
         return fail(error)
     return 0
 

@@ -19,11 +19,14 @@ from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
 from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings
 from metarl_l2f.rl.meta_trpo import Rollouts
+from metarl_l2f.rl.vectorise import WorkerError
 from metarl_l2f.training.checkpoint import CheckpointError
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, provenance, to_json
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, train
 
+USER_ERRORS = (ValueError, OSError, WorkerError)
+"""What ends a program with one clear message instead of a traceback."""
 Options = TypeVar("Options", bound="RunOptions")
 MAY_CHANGE_ON_RESUME = {
     *("iterations", "threads", "resume", "log_dir", "checkpoint_every", "evaluation_tasks", "evaluation_steps"),
@@ -143,7 +146,7 @@ def load_run(run: Path, checkpoint: str = "best", threads: int = 1, later_lr_fac
     """
     config = read_config(run)
     settings = from_json(MetaRLSettings, config["options"]["settings"])
-    experiment = MetaRL(config["environment"]["id"], settings, config["environment"]["arguments"], threads)
+    experiment = MetaRL(config["environment"]["id"], settings, config["environment"]["arguments"], threads=threads)
     best = Path(run) / BEST_FILE
     path = best if checkpoint == "best" and best.exists() else Path(run) / CHECKPOINT_FILE
     experiment.load_state_dict(read_state(path, config["environment"]))
@@ -192,7 +195,7 @@ def launch(name: str, options: RunOptions, draw: Callable[[Rollouts, Any, Path],
         1
     )  # Threads work on whole tasks (rl/meta_trpo.py); more inside an operation would fight them.
     env, arguments = options.environment()
-    experiment = MetaRL(env, settings, arguments, options.threads)
+    experiment = MetaRL(env, settings, arguments, threads=options.threads)
     config = {"launcher": name, "environment": {"id": env, "arguments": arguments}, "options": to_json(options)}
     if options.resume is not None and (folder / CHECKPOINT_FILE).exists():
         read_state(folder / CHECKPOINT_FILE, config["environment"])

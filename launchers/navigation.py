@@ -7,7 +7,7 @@ from typing import Any
 
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.figures import navigation_paths, save
-from metarl_l2f.launchers.meta_rl import RunOptions, fail, launch, parse
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, fail, launch, parse
 from metarl_l2f.rl.experiment import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.meta_trpo import PolicyGradient, Rollouts
 from metarl_l2f.rl.trpo import TrustRegion
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
         return launch("navigation", parse(Navigation(), arguments), draw)
-    except (ValueError, OSError) as error:
+    except USER_ERRORS as error:
         return fail(error)
 
 

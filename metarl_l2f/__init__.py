@@ -5,16 +5,20 @@ Importing the package registers its environments with gymnasium, for example "me
 
 from . import envs
 from .core import L2F, Attenuation, InnerLoop
-from .networks import MLP, GaussianPolicy
-from .rl.experiment import MetaRL, MetaRLSettings, PolicyNetwork
+from .networks import MLP, CategoricalPolicy, GaussianPolicy
+from .rl.experiment import Adapted, AdaptedPolicy, MetaRL, MetaRLSettings, PolicyNetwork
 from .rl.meta_trpo import MetaTRPO, PolicyGradient
-from .rl.sampling import Sampler, vectorise
+from .rl.sampling import Sampler
 from .rl.trpo import TrustRegion
+from .rl.vectorise import WorkerError, vectorise
 
 __all__ = [
     "L2F",
     "MLP",
+    "Adapted",
+    "AdaptedPolicy",
     "Attenuation",
+    "CategoricalPolicy",
     "GaussianPolicy",
     "InnerLoop",
     "MetaRL",
@@ -24,6 +28,7 @@ __all__ = [
     "PolicyNetwork",
     "Sampler",
     "TrustRegion",
+    "WorkerError",
     "envs",
     "vectorise",
 ]

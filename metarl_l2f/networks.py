@@ -6,8 +6,8 @@ also makes every network safe to call from several threads and under `torch.func
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, Protocol, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,29 @@ Activation = Literal["tanh", "relu"]
 SMALLEST_LOG_STD = math.log(1e-6)
 OUTPUT_SCALE = 0.01
 """Initial weights of a policy's last layer, relative to the others'. A policy that starts by moving everywhere the same
-way may never come back; one that starts with almost no mean explores around its start."""
+way may never come back; one that starts with almost no mean, or almost equal logits, explores around its start."""
+
+
+class Distribution(Iterable[Tensor], Protocol):
+    """What a policy returns: the distribution of the action, a NamedTuple of tensors (`Gaussian`, `Categorical`)."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Actions, out of standard normal noise (..., A)."""
+
+    def mode(self) -> Tensor:
+        """The likeliest action, (..., A)."""
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """log π(a), (...,)."""
+
+    def kl(self, other: Self) -> Tensor:
+        """KL(self ‖ other), (...,)."""
+
+    def fisher(self, tangent: Self, weights: Tensor) -> Self:
+        """Curvature of the weighted KL at this point times a tangent, in the distribution's own fields."""
+
+    def __len__(self) -> int:
+        """Number of tensors."""
 
 
 class Gaussian(NamedTuple):
@@ -33,6 +55,10 @@ class Gaussian(NamedTuple):
     def sample(self, noise: Tensor) -> Tensor:
         """Actions mean + σ · noise, for standard normal noise (..., A)."""
         return self.mean + self.log_std.exp() * noise
+
+    def mode(self) -> Tensor:
+        """The mean: (..., A)."""
+        return self.mean
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """log N(actions; mean, σ²), summed over the action's components: (...,)."""
@@ -54,6 +80,47 @@ class Gaussian(NamedTuple):
         """
         mean = weights.unsqueeze(-1) * tangent.mean * torch.exp(-2 * self.log_std)
         return Gaussian(mean, 2 * weights.sum() * tangent.log_std)
+
+
+class Categorical(NamedTuple):
+    """A choice among A actions; an action is a one-hot vector (..., A)."""
+
+    logits: Tensor
+    """(..., A), log-probabilities up to a constant."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """One-hot argmax(logits + g), g = −log(−log Φ(noise)) (Gumbel-max), for standard normal noise (..., A)."""
+        # log Φ(x) as log(1 − Φ(−x)), for a large g wins, and there Φ(x) rounds to 1; torch's ndtr rounds both tails.
+        info = torch.finfo(noise.dtype)
+        beyond = (0.5 * torch.erfc(noise * math.sqrt(0.5))).clamp(info.tiny, 1 - info.eps)
+        return self._one_hot(self.logits - torch.log(-torch.log1p(-beyond)))
+
+    def mode(self) -> Tensor:
+        """The likeliest action, one-hot: (..., A)."""
+        return self._one_hot(self.logits)
+
+    def _one_hot(self, scores: Tensor) -> Tensor:
+        return F.one_hot(scores.argmax(-1), scores.shape[-1]).to(self.logits.dtype)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """log softmax(logits) of the chosen action, for one-hot actions (..., A): (...,)."""
+        return (actions * self.logits.log_softmax(-1)).sum(-1)
+
+    def kl(self, other: "Categorical") -> Tensor:
+        """KL(self ‖ other) = Σ_a p (log p − log p′): (...,)."""
+        ours = self.logits.log_softmax(-1)
+        return (ours.exp() * (ours - other.logits.log_softmax(-1))).sum(-1)
+
+    def fisher(self, tangent: "Categorical", weights: Tensor) -> "Categorical":
+        """Curvature of the weighted KL at this point times a tangent: w (diag(p) − p pᵀ) u.
+
+        Args:
+            tangent: change of the logits (..., A).
+            weights: (...,), each observation's share of the mean.
+        """
+        p = self.logits.softmax(-1)
+        change = p * tangent.logits
+        return Categorical(weights.unsqueeze(-1) * (change - p * change.sum(-1, keepdim=True)))
 
 
 class MLP(nn.Module):
@@ -115,12 +182,48 @@ class GaussianPolicy(nn.Module):
         super().__init__()
         if not (math.isfinite(initial_std) and initial_std > 0):
             raise ValueError(f"initial_std must be positive and finite, got {initial_std}")
-        self.mean = MLP([observation_size, *hidden_sizes, action_size], activation, generator)
-        with torch.no_grad():
-            self.mean.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)
+        self.mean = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
     def forward(self, params: Params, observations: Tensor) -> Gaussian:
         """observations (..., O) → the distribution of the action in each."""
         mean = self.mean(params, observations, prefix="mean.")
         return Gaussian(mean, params["log_std"].clamp_min(SMALLEST_LOG_STD))
+
+
+class CategoricalPolicy(nn.Module):
+    """A policy softmax(MLP(observation)) over A actions.
+
+    Args:
+        observation_size: O.
+        action_size: A, the number of actions.
+        hidden_sizes: units of the hidden layers.
+        activation: between layers.
+        generator: draws the initial weights.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: Activation = "tanh",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.logits = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator)
+
+    def forward(self, params: Params, observations: Tensor) -> Categorical:
+        """observations (..., O) → the distribution of the action in each."""
+        return Categorical(self.logits(params, observations, prefix="logits."))
+
+
+Policy = GaussianPolicy | CategoricalPolicy
+
+
+def _quiet_mlp(sizes: Sequence[int], activation: Activation, generator: torch.Generator | None) -> MLP:
+    """An MLP whose last layer starts OUTPUT_SCALE times smaller than the others."""
+    network = MLP(sizes, activation, generator)
+    with torch.no_grad():
+        network.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)
+    return network

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from metarl_l2f import MetaRL, MetaRLSettings, PolicyNetwork
-from metarl_l2f.launchers import navigation
+from metarl_l2f.launchers import cheetah_dir, navigation
 from metarl_l2f.training.metrics import read
 
 ROOT = Path(__file__).parents[1]
@@ -82,15 +82,25 @@ def test_a_pattern_describes_no_other_key(key):
     assert described_by(key, {"return/step_<k>", "gamma/<tensor>/std"}) == []
 
 
-def test_every_documented_key_is_logged(run):
-    keys = {key for line in read(run) for key in line}
+@pytest.fixture(scope="module")
+def cheetah_run(tmp_path_factory):
+    """A finished run on batched physics."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    flags = "--iterations 1 --tasks-per-batch 2 --episodes-per-task 2 --horizon 4 --hidden-sizes 3 "
+    flags += "--evaluation-tasks 2 --evaluation-steps 1 --threads 1 --log-dir"
+    assert cheetah_dir.main([*flags.split(), str(folder)]) == 0
+    return folder
+
+
+def test_every_documented_key_is_logged(run, cheetah_run):
+    keys = {key for folder in (run, cheetah_run) for line in read(folder) for key in line}
     used = {pattern for key in keys for pattern in described_by(key, documented("Keys"))}
     assert documented("Keys") - used == set(), "documented in docs/metrics.md, but no run logs it"
 
 
-def test_every_logged_key_is_documented(run):
-    (line,) = read(run)
-    unknown = [key for key in line if not described_by(key, documented("Keys"))]
+def test_every_logged_key_is_documented(run, cheetah_run):
+    keys = {key for folder in (run, cheetah_run) for line in read(folder) for key in line}
+    unknown = [key for key in keys if not described_by(key, documented("Keys"))]
     assert not unknown, "logged, but not in docs/metrics.md"
 
 
@@ -101,8 +111,9 @@ def test_every_key_of_maml_is_documented():
         assert described_by(key, documented("Keys")), key
 
 
-def test_a_run_leaves_exactly_the_documented_files(run):
-    files, patterns = [path.name for path in run.iterdir()], documented("Files of a run")
+def test_a_run_leaves_exactly_the_documented_files(run, cheetah_run):
+    files = [path.name for folder in (run, cheetah_run) for path in folder.iterdir()]
+    patterns = documented("Files of a run")
     assert [name for name in files if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
     assert [pattern for pattern in patterns if not fnmatch.filter(files, pattern)] == []
 

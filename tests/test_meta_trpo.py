@@ -3,18 +3,21 @@
 import itertools
 import math
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop, embed
-from metarl_l2f.networks import Gaussian, GaussianPolicy
+from metarl_l2f.networks import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy
 from metarl_l2f.rl.episodes import Batch
 from metarl_l2f.rl.meta_trpo import MetaData, MetaTRPO, PolicyGradient, policy_loss, surrogate_loss
-from metarl_l2f.rl.sampling import Sampler, vectorise
+from metarl_l2f.rl.sampling import Sampler
 from metarl_l2f.rl.trpo import TrustRegion
+from metarl_l2f.rl.vectorise import vectorise
 
+NAVIGATION = "metarl_l2f/Navigation2D-v0"
 TASKS, EPISODES, HORIZON = 12, 3, 5  # 12 tasks: one whole shard and a part of one
 
 
@@ -22,19 +25,41 @@ def generators(seed=0, tasks=TASKS):
     return lambda phase: [np.random.default_rng([seed, phase, task]) for task in range(tasks)]
 
 
-def build(attenuation=None, inner=None, gradient=None, region=None, threads=1, std=True, seed=0):
+class Compass(gymnasium.ActionWrapper):
+    """Navigation in steps east, north, or south-west."""
+
+    STEPS = np.array([[0.1, 0.0], [0.0, 0.1], [-0.07, -0.07]], np.float32)
+
+    def __init__(self):
+        super().__init__(gymnasium.make(NAVIGATION))
+        self.action_space = gymnasium.spaces.Discrete(3)
+
+    def action(self, action):
+        return self.STEPS[action]
+
+
+def new_policy(discrete, generator):
+    if not discrete:
+        return GaussianPolicy(2, 2, (4,), "tanh", 0.3, generator)
+    policy = CategoricalPolicy(2, 3, (4,), "tanh", generator)
+    with torch.no_grad():
+        policy.logits.layers[-1].weight.mul_(100)  # at equal probabilities many a wrong curvature would pass
+    return policy
+
+
+def build(attenuation=None, inner=None, gradient=None, region=None, threads=1, std=True, seed=0, discrete=False):
     """A tiny policy on navigation, in float32 as trained."""
     generator = torch.Generator().manual_seed(seed)
-    policy = GaussianPolicy(2, 2, (4,), "tanh", 0.3, generator)
     learner = L2F(
-        policy,
+        new_policy(discrete, generator),
         attenuation,
         inner or InnerLoop(inner_lr=0.05),
         attenuated=lambda name: std or name != "log_std",
-        logarithmic=["log_std"],
+        logarithmic=[] if discrete else ["log_std"],
         generator=generator,
     )
-    sampler = Sampler(vectorise("metarl_l2f/Navigation2D-v0", TASKS * EPISODES), TASKS, EPISODES, HORIZON)
+    envs = vectorise(Compass if discrete else NAVIGATION, TASKS * EPISODES)
+    sampler = Sampler(envs, TASKS, EPISODES, HORIZON)
     return MetaTRPO(learner, sampler, gradient or PolicyGradient(), region or TrustRegion(fisher_fraction=1.0), threads)
 
 
@@ -69,6 +94,15 @@ VARIANTS = {
         "gradient": PolicyGradient(initial_weight=0.3),
     },
     "L2F, σ kept": {"attenuation": Attenuation(), "std": False},
+    "MAML, discrete, two learned steps": {
+        "inner": InnerLoop(inner_steps=2, inner_lr=0.5, learn_inner_lr=True),
+        "discrete": True,
+    },
+    "L2F, discrete, initial return": {
+        "attenuation": Attenuation(),
+        "gradient": PolicyGradient(initial_weight=0.3),
+        "discrete": True,
+    },
 }
 
 
@@ -133,7 +167,7 @@ def test_meta_gradient_agrees_with_finite_differences_of_a_plain_loop(name, monk
     def looped():
         total = 0.0
         for number, policies in enumerate(loop.policies()):
-            olds = [Gaussian(*(values[number] for values in policy)) for policy in old]
+            olds = [policy._make(values[number] for values in policy) for policy in old]
             total += float(meta.objective(policies, olds, task_of(data, number)))
         return total / TASKS
 
@@ -159,7 +193,7 @@ def test_curvature_product_is_the_second_derivative_of_the_kl(name, monkeypatch)
         for number, policies in enumerate(loop.policies()):
             task = task_of(data, number)
             for policy, before, batch in zip(policies, old, (task.post, task.first), strict=False):
-                before = Gaussian(*(values[number] for values in before))
+                before = before._make(values[number] for values in before)
                 total += float((batch.weights * before.kl(policy)).sum())
         return total / TASKS
 
@@ -256,7 +290,7 @@ def dict_of(meta, gradient):
 def test_adapted_policies_act_with_their_own_standard_deviation():
     # As many tasks as episodes, so that swapping the two axes would go unnoticed by shapes alone.
     meta = build(Attenuation(initial_gamma=0.5, scope="tensor"))
-    sampler = Sampler(vectorise("metarl_l2f/Navigation2D-v0", 9), 3, 3, HORIZON)
+    sampler = Sampler(vectorise(NAVIGATION, 9), 3, 3, HORIZON)
     meta.sampler = sampler
     with torch.no_grad():
         meta.learner.attenuator[2].weight.mul_(20)  # γ that differ clearly from task to task
@@ -275,14 +309,28 @@ def test_adapted_policies_act_with_their_own_standard_deviation():
         torch.testing.assert_close(actions, expected * happened, rtol=1e-4, atol=1e-5)
 
 
-def test_surrogate_of_an_unmoved_policy_is_minus_the_mean_advantage():
+@pytest.mark.parametrize("attenuation", [None, Attenuation()])
+def test_rollouts_hand_back_the_parameters_that_acted_last(attenuation):
+    meta = build(attenuation, inner=InnerLoop(inner_steps=2, inner_lr=0.05))
+    rollouts = collected(meta, steps=2)
+    for task in range(TASKS):
+        data = task_of(rollouts.data, task)
+        losses = [meta.loss(batch) for batch in data.inner]
+        expected, _ = meta.learner.adapt(losses, meta.loss(data.first), meta.gradient_at_init)
+        ours = {name: values[task] for name, values in rollouts.params[-1].items()}
+        torch.testing.assert_close(ours, {name: p.detach() for name, p in expected.items()}, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", [Gaussian(torch.zeros(2, 1), torch.zeros(1)), Categorical(torch.zeros(2, 1))])
+def test_surrogate_of_an_unmoved_policy_is_minus_the_mean_advantage(policy):
     # ratio 1:  −(0.25·1 + 0.75·3) = −2.5
-    policy = Gaussian(torch.zeros(2, 1), torch.zeros(1))
     batch = Batch(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([1.0, 3.0]), torch.tensor([0.25, 0.75]))
     assert surrogate_loss(policy, policy, batch).item() == pytest.approx(-2.5)
 
 
-@pytest.mark.parametrize("options", [{}, {"attenuation": Attenuation()}])
+@pytest.mark.parametrize(
+    "options", [{}, {"attenuation": Attenuation()}, {"attenuation": Attenuation(), "discrete": True}]
+)
 def test_threads_do_not_change_a_digit(options):
     results = []
     for threads in (1, 2, 3):
@@ -294,8 +342,9 @@ def test_threads_do_not_change_a_digit(options):
     assert torch.equal(results[0], results[2])
 
 
-def test_an_update_lowers_the_surrogate_within_the_bound():
-    meta = build(Attenuation())
+@pytest.mark.parametrize("discrete", [False, True])
+def test_an_update_lowers_the_surrogate_within_the_bound(discrete):
+    meta = build(Attenuation(), discrete=discrete)
     data = collected(meta).data
     before, _, old = meta.surrogate(data)
     log = meta.update(data)
@@ -370,6 +419,13 @@ def test_every_inner_step_gets_fresh_episodes_from_the_adapted_policy():
 def test_bad_policy_gradient_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PolicyGradient(**options)
+
+
+def test_a_network_that_is_no_policy_is_refused():
+    meta = build()
+    learner = L2F(torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="a GaussianPolicy or a CategoricalPolicy, got Linear"):
+        MetaTRPO(learner, meta.sampler, PolicyGradient(), TrustRegion())
 
 
 def test_threads_must_be_positive():

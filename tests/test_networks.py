@@ -1,40 +1,113 @@
-"""Networks as functions of their parameters, and the Gaussian's formulas against torch.distributions."""
+"""Networks as functions of their parameters, and the distributions' formulas by hand and against torch's own."""
 
 import pytest
 import torch
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
 from torch.func import vmap
 
-from metarl_l2f.networks import MLP, Gaussian, GaussianPolicy
+from metarl_l2f.networks import MLP, Categorical, CategoricalPolicy, Gaussian, GaussianPolicy
+
+POLICIES = [GaussianPolicy, CategoricalPolicy]
 
 
-def gaussians(seed=0):
+def draw(kind, seed=0):
+    """Two distributions over three actions at five observations, and a noise for each, in float64."""
     generator = torch.Generator().manual_seed(seed)
 
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
     def one():
-        return Gaussian(torch.randn(5, 3, generator=generator), 0.5 * torch.randn(3, generator=generator))
+        return Gaussian(normal(5, 3), 0.5 * normal(3)) if kind is Gaussian else Categorical(normal(5, 3))
 
-    return one(), one(), torch.randn(5, 3, generator=generator)
-
-
-def oracle(gaussian):
-    return Independent(Normal(gaussian.mean, gaussian.log_std.exp()), 1)
+    return one(), one(), normal(5, 3)
 
 
-def test_log_prob_agrees_with_torch():
-    ours, _, actions = gaussians()
+def oracle(ours):
+    if isinstance(ours, Gaussian):
+        return Independent(Normal(ours.mean, ours.log_std.exp()), 1)
+    return OneHotCategorical(logits=ours.logits)
+
+
+def softmax_of(*probabilities):
+    return Categorical(torch.log(torch.tensor(probabilities)))
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+def test_log_prob_agrees_with_torch(kind):
+    ours, _, noise = draw(kind)
+    actions = ours.sample(noise)
     torch.testing.assert_close(ours.log_prob(actions), oracle(ours).log_prob(actions))
 
 
-def test_kl_agrees_with_torch_and_is_zero_with_itself():
-    ours, other, _ = gaussians()
+@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+def test_kl_agrees_with_torch_and_is_zero_with_itself(kind):
+    ours, other, _ = draw(kind)
     torch.testing.assert_close(ours.kl(other), kl_divergence(oracle(ours), oracle(other)))
-    assert ours.kl(ours).abs().max() < 1e-6
+    assert ours.kl(ours).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+def test_mode_agrees_with_torch(kind):
+    ours, _, _ = draw(kind)
+    assert torch.equal(ours.mode(), oracle(ours).mode)
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+def test_fisher_is_the_second_derivative_of_the_weighted_kl(kind):
+    ours, tangent, noise = draw(kind)
+    weights = noise[:, 0].softmax(0)
+
+    def weighted_kl(*fields):
+        return (weights * ours.kl(kind(*fields))).sum()
+
+    # an hvp of the KL with respect to the distribution's own fields, where both arguments are the same
+    _, expected = torch.autograd.functional.hvp(weighted_kl, tuple(ours), tuple(tangent))
+    torch.testing.assert_close(tuple(ours.fisher(tangent, weights)), expected)
 
 
 def test_sample_scales_and_shifts_noise():
     gaussian = Gaussian(torch.tensor([1.0]), torch.log(torch.tensor([0.5])))
     torch.testing.assert_close(gaussian.sample(torch.tensor([2.0])), torch.tensor([2.0]))  # 1 + 0.5·2
+
+
+def test_actions_are_chosen_as_often_as_the_softmax_says():
+    probabilities, count = torch.tensor([0.2, 0.5, 0.299, 0.001]), 200_000
+    # shifted logits: only their differences mean anything
+    categorical = Categorical(torch.log(probabilities) + 3)
+    actions = categorical.sample(torch.randn(count, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(actions.sum(-1), torch.ones(count))
+    assert set(actions.unique().tolist()) == {0.0, 1.0}
+    error = (probabilities * (1 - probabilities) / count).sqrt()  # of a frequency
+    assert ((actions.mean(0) - probabilities).abs() < 4 * error).all()
+
+
+def test_the_largest_noise_wins_among_equal_logits_however_far_out():
+    noise = torch.tensor([[-40.0, -41.0, 0.0], [9.0, 9.5, 8.0], [0.0, 5.6, 5.5]])
+    assert Categorical(torch.zeros(3, 3)).sample(noise).argmax(-1).tolist() == [2, 1, 1]
+
+
+@pytest.mark.parametrize("noise", [-40.0, 40.0])
+def test_noise_beyond_what_a_float_resolves_leaves_the_choice_to_the_logits(noise):
+    actions = Categorical(torch.tensor([0.0, 2.0, 1.0])).sample(torch.full((3,), noise))
+    assert actions.tolist() == [0, 1, 0]
+
+
+def test_log_prob_of_a_softmax_by_hand():
+    # p = (½, ¼, ¼), the third action: log ¼
+    assert softmax_of(0.5, 0.25, 0.25).log_prob(torch.tensor([0.0, 0.0, 1.0])).exp().item() == pytest.approx(0.25)
+
+
+def test_kl_of_two_softmaxes_by_hand():
+    # p = (½, ¼, ¼), p′ = (¼, ¼, ½):  ½ log 2 + ¼ log 1 + ¼ log ½ = ¼ log 2
+    kl = softmax_of(0.5, 0.25, 0.25).kl(softmax_of(0.25, 0.25, 0.5))
+    assert (4 * kl).exp().item() == pytest.approx(2)
+
+
+def test_fisher_of_a_softmax_by_hand():
+    # p = (½, ¼, ¼), u = (1, 0, 2):  pᵀu = 1,  p u − p (pᵀu) = (½, 0, ½) − (½, ¼, ¼) = (0, −¼, ¼);  times w = 2
+    (logits,) = softmax_of(0.5, 0.25, 0.25).fisher(Categorical(torch.tensor([1.0, 0.0, 2.0])), torch.tensor(2.0))
+    torch.testing.assert_close(logits, torch.tensor([0.0, -0.5, 0.5]))
 
 
 def test_fisher_by_hand():
@@ -56,16 +129,24 @@ def test_mlp_equals_torchs_sequential(activation):
     torch.testing.assert_close(network(dict(network.named_parameters()), inputs), reference(inputs))
 
 
-def test_policy_with_a_batch_of_parameters_equals_a_loop():
-    policy = GaussianPolicy(2, 2, (8,), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("kind", POLICIES)
+def test_policy_with_a_batch_of_parameters_equals_a_loop(kind):
+    policy = kind(2, 2, (8,), generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     params = {n: torch.randn(4, *p.shape, generator=generator) for n, p in policy.named_parameters()}
     observations = torch.randn(4, 6, 2, generator=generator)
     batched = vmap(policy)(params, observations)
     for task in range(4):
         single = policy({n: p[task] for n, p in params.items()}, observations[task])
-        torch.testing.assert_close(batched.mean[task], single.mean)
-        torch.testing.assert_close(batched.log_std[task], single.log_std)
+        torch.testing.assert_close([field[task] for field in batched], list(single))
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+def test_samples_of_a_batch_of_tasks_equal_a_loop(kind):
+    ours, other, noise = draw(kind)
+    stacked = kind(*(torch.stack(fields) for fields in zip(ours, other, strict=True)))
+    batched = vmap(kind.sample)(stacked, torch.stack([noise, -noise]))
+    torch.testing.assert_close(batched, torch.stack([ours.sample(noise), other.sample(-noise)]))
 
 
 def test_initial_std_is_the_policys():
@@ -73,14 +154,16 @@ def test_initial_std_is_the_policys():
     assert policy.log_std.exp().tolist() == pytest.approx([0.25] * 3)
 
 
-def test_a_new_policy_hardly_moves_anywhere():
-    policy = GaussianPolicy(2, 2, generator=torch.Generator().manual_seed(0))
-    mean = policy(dict(policy.named_parameters()), torch.randn(50, 2)).mean
-    assert 0 < mean.abs().max() < 0.05
+@pytest.mark.parametrize("kind", POLICIES)
+def test_a_new_policy_hardly_prefers_any_action(kind):
+    policy = kind(2, 3, generator=torch.Generator().manual_seed(0))
+    output = policy(dict(policy.named_parameters()), torch.randn(50, 2))[0]  # mean, or logits
+    assert 0 < output.abs().max() < 0.05
 
 
-def test_the_same_generator_state_gives_the_same_network():
-    one, other = (GaussianPolicy(2, 2, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+@pytest.mark.parametrize("kind", POLICIES)
+def test_the_same_generator_state_gives_the_same_network(kind):
+    one, other = (kind(2, 2, generator=torch.Generator().manual_seed(5)) for _ in range(2))
     for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

@@ -1,4 +1,4 @@
-"""A meta-RL run on one environment: settings, and the object that iterates, validates, and evaluates.
+"""A meta-RL run on one environment: settings, and the object that iterates, validates, evaluates and adapts.
 
 Everything random is keyed by (seed, stream, iteration, task, phase), so `iterate(i)` depends on nothing but the
 learner's state and i: runs resume exactly, and two methods with one seed meet the same tasks and the same noise.
@@ -6,22 +6,24 @@ learner's state and i: runs resume exactly, and two methods with one seed meet t
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ..core import L2F, Attenuation, InnerLoop
+from ..core import L2F, Attenuation, InnerLoop, Params
 from ..diagnostics import degree_of_conflict
-from ..networks import Activation, GaussianPolicy
+from ..networks import Activation, CategoricalPolicy, GaussianPolicy, Policy
 from ..training.checkpoint import CheckpointError
 from ..training.seeding import Stream, generator, torch_generator
 from .meta_trpo import MetaTRPO, PolicyGradient, Rollouts
-from .sampling import EnvSource, Sampler, vectorise
+from .sampling import Sampler
 from .trpo import TrustRegion
+from .vectorise import EnvSource, flattener, vectorise
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +32,14 @@ Method = Literal["l2f", "maml"]
 
 @dataclass(frozen=True)
 class PolicyNetwork:
-    """The Gaussian policy."""
+    """The policy: Gaussian over Box actions, categorical over Discrete ones."""
 
     hidden_sizes: tuple[int, ...] = (100, 100)
     """Units of the hidden layers."""
     activation: Activation = "relu"
     """Between the layers."""
     initial_std: float = 1.0
-    """Where the action noise σ starts; it is learned."""
+    """Where the noise σ of Box actions starts; it is learned."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class MetaRLSettings:
     """How L2F attenuates; ignored by MAML."""
     initial_std_gamma: float | None = None
     """Attenuate the action noise σ too (log σ + log γ), starting from this γ in (0, 1), so that a policy may explore
-    loudly before adaptation and act quietly after; None keeps σ out of it. Ignored by MAML."""
+    loudly before adaptation and act quietly after; None keeps σ out of it. Box actions only; ignored by MAML."""
     inner: InnerLoop = field(default_factory=InnerLoop)
     """The inner loop."""
     gradient: PolicyGradient = field(default_factory=PolicyGradient)
@@ -77,6 +79,60 @@ class MetaRLSettings:
             raise ValueError(f"method must be 'l2f' or 'maml', got {self.method!r}")
 
 
+@dataclass(frozen=True)
+class AdaptedPolicy:
+    """A policy adapted to one task: `action = policy(observation)`."""
+
+    network: Policy
+    """Computes the policy from its parameters."""
+    params: Params
+    """The adapted parameters, by name; a copy, which further training leaves alone."""
+    flatten: Callable[[Any], np.ndarray]
+    """Turns an observation into what the network reads."""
+    action_space: Any
+    """The environment's own, a gymnasium Box or Discrete."""
+    discrete: bool
+    """Whether it is Discrete."""
+
+    def __call__(self, observation: Any, generator: np.random.Generator | None = None) -> Any:
+        """An action of the action space, clipped to a Box's bounds.
+
+        Args:
+            observation: one, as the environment gives it, or flattened.
+            generator: draws the action, as in training; without it the likeliest action is chosen.
+        Raises:
+            ValueError: the observation has another shape.
+        """
+        seen = torch.from_numpy(self.flatten(observation))
+        with torch.no_grad():
+            actions = self.network(self.params, seen)
+            if generator is None:
+                action = actions.mode().numpy()
+            else:
+                noise = generator.standard_normal(actions.mode().shape, dtype=np.float32)
+                action = actions.sample(torch.from_numpy(noise)).numpy()
+        space = self.action_space
+        if self.discrete:
+            return int(space.start + action.argmax())
+        return np.clip(action.reshape(space.shape), space.low, space.high).astype(space.dtype)
+
+
+class Adapted(NamedTuple):
+    """What adaptation to one task gave."""
+
+    policies: list[AdaptedPolicy]
+    """Before adaptation and after 1 … k inner steps."""
+    returns: list[float]
+    """Their mean returns, as they explore, with noise."""
+    gammas: dict[str, float]
+    """How much of each attenuated tensor was kept: its mean γ, by name; empty for MAML."""
+
+    @property
+    def policy(self) -> AdaptedPolicy:
+        """After the last inner step."""
+        return self.policies[-1]
+
+
 class MetaRL:
     """Meta-trains a policy on one environment's tasks.
 
@@ -85,7 +141,9 @@ class MetaRL:
             `reset(options={"task": task})` and draws tasks by `sample_tasks(number, generator)`.
         settings: everything that changes the numbers.
         env_kwargs: passed to the environment.
-        threads: CPU threads of the meta-update; changes no number.
+        threads: CPU threads of the meta-update, and of environments that can use them; changes no number.
+        workers: processes that step the environments, 0 for this one alone; changes no number.
+        timeout: seconds that a worker may take to build, reset or step its share of the environments once.
     """
 
     def __init__(
@@ -94,42 +152,42 @@ class MetaRL:
         settings: MetaRLSettings | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
         threads: int = 1,
+        workers: int = 0,
+        timeout: float = 60.0,
     ) -> None:
         self.env, self.env_kwargs = env, dict(env_kwargs or {})
         self.settings = settings = settings or MetaRLSettings()
+        self.threads, self.workers, self.timeout = threads, workers, timeout
         self.env_steps = 0
         sampler = self._sampler(settings.tasks_per_batch, settings.episodes_per_task)
-        policy = GaussianPolicy(
-            sampler.observation_size,
-            sampler.action_size,
-            settings.policy.hidden_sizes,
-            settings.policy.activation,
-            settings.policy.initial_std,
-            torch_generator(settings.seed, Stream.INIT),
-        )
-        self.learner = L2F(
-            policy,
-            settings.attenuation if settings.method == "l2f" else None,
-            settings.inner,
-            attenuated=lambda name: settings.initial_std_gamma is not None or name != "log_std",
-            logarithmic=["log_std"],
-            initial_gammas={} if settings.initial_std_gamma is None else {"log_std": settings.initial_std_gamma},
-            generator=torch_generator(settings.seed, Stream.INIT, 1),
-        )
-        self.meta = MetaTRPO(self.learner, sampler, settings.gradient, settings.region, threads)
+        try:
+            self.learner = _learner(settings, sampler)
+            self.meta = MetaTRPO(self.learner, sampler, settings.gradient, settings.region, threads)
+        except Exception:
+            sampler.close()
+            raise
 
-    def _sampler(self, tasks: int, episodes: int) -> Sampler:
-        envs = vectorise(self.env, tasks * episodes, **self.env_kwargs)
+    def _sampler(self, tasks: int, episodes: int, env: EnvSource | None = None) -> Sampler:
+        """N·B copies of an environment; by default of the run's own, with its arguments."""
+        source, arguments = (self.env, self.env_kwargs) if env is None else (env, {})
+        envs = vectorise(
+            source,
+            tasks * episodes,
+            workers=self.workers,
+            timeout=self.timeout,
+            threads=self.threads,
+            **arguments,
+        )
         return Sampler(envs, tasks, episodes, self.settings.horizon)
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One meta-iteration; returns its metrics (`docs/metrics.md`)."""
-        begin = time.perf_counter()
+        begin, simulated = time.perf_counter(), self.meta.sampler.physics_seconds
         seed, count = self.settings.seed, self.settings.tasks_per_batch
         tasks = self.meta.sampler.sample_tasks(count, generator(seed, Stream.TASKS, iteration))
         keyed = partial(_generators, seed, Stream.POLICY, iteration, count)
         rollouts = self.meta.collect(tasks, keyed, self.settings.inner.inner_steps)
-        sampled = time.perf_counter()
+        sampled, physics = time.perf_counter(), self.meta.sampler.physics_seconds - simulated
         log = self.meta.update(rollouts.data)
         updated = time.perf_counter()
         if not log.accepted:
@@ -144,13 +202,14 @@ class MetaRL:
             "cg_residual": log.cg_residual,
             "line_search/backtracks": log.backtracks,
             "line_search/accepted": float(log.accepted),
-            "policy/std": float(self.learner.theta["log_std"].detach().exp().mean()),
+            **self._action_noise(),
             **self._learned_step_sizes(),
             **self._gammas(rollouts.start.gamma),
             **{f"conflict/{layer}": angle for layer, angle in degree_of_conflict(rollouts.start.gradients).items()},
             "time/iteration": updated - begin,
             "time/sampling": sampled - begin,
             "time/update": updated - sampled,
+            **({"time/physics": physics} if physics else {}),
         }
 
     def validate(self, iteration: int) -> dict[str, float]:
@@ -172,11 +231,68 @@ class MetaRL:
         """
         sampler = self._sampler(len(tasks), episodes)
         try:
-            meta = MetaTRPO(self.learner, sampler, self.settings.gradient, self.settings.region)
-            meta.shards = self.meta.shards
-            return meta.collect(tasks, partial(_generators, seed, Stream.EVALUATION, 1, len(tasks)), steps)
+            return self._collect(sampler, tasks, steps, seed)
         finally:
             sampler.close()
+
+    def _collect(self, sampler: Sampler, tasks: Sequence[Any], steps: int, seed: int) -> Rollouts:
+        meta = MetaTRPO(self.learner, sampler, self.settings.gradient, self.settings.region)
+        meta.shards = self.meta.shards
+        return meta.collect(tasks, partial(_generators, seed, Stream.EVALUATION, 1, len(tasks)), steps)
+
+    def adapt(
+        self, env: EnvSource | None = None, task: Any = None, *, steps: int = 1, episodes: int = 20, seed: int = 0
+    ) -> Adapted:
+        """Adapt the meta-trained policy to one task; what was meta-trained stays as it is.
+
+        Args:
+            env: a registered gymnasium id, or a factory of environments, with the spaces trained on; by default the
+                run's own environment.
+            task: given to the environment as in training. None leaves an environment of your own the task it has; one
+                that draws its task at reset must be given one, or every episode is of another.
+            steps: inner steps, 1 or more.
+            episodes: before adaptation and after every step; each step adapts on the episodes before it.
+            seed: of the noise.
+        Raises:
+            ValueError: there is nothing to adapt to, or the environment's observations or actions are not those the
+                policy was trained on.
+        """
+        if env is None and task is None:
+            raise ValueError(
+                "adapt needs a task of the run's environment, or an env with a task of its own; got neither"
+            )
+        for name, value in (("steps", steps), ("episodes", episodes)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        sampler = self._sampler(1, episodes, env)
+        try:
+            self._check_same_spaces(sampler)
+            rollouts = self._collect(sampler, [task], steps, seed)
+            flatten, space = flattener(sampler.envs), sampler.envs.single_action_space
+            policies = [
+                AdaptedPolicy(
+                    self.meta.policy,
+                    {name: values[0].clone() for name, values in params.items()},
+                    flatten,
+                    space,
+                    sampler.discrete,
+                )
+                for params in rollouts.params
+            ]
+        finally:
+            sampler.close()
+        gammas = self._gammas_by_tensor(rollouts.start.gamma)
+        return Adapted(
+            policies, list(_returns(rollouts).values()), {name: float(g.mean()) for name, g in gammas.items()}
+        )
+
+    def _check_same_spaces(self, sampler: Sampler) -> None:
+        found, trained = _spaces(sampler), _spaces(self.meta.sampler)
+        if found != trained:
+            raise ValueError(
+                f"{sampler.name} has {found}, but the policy was trained on {self.meta.sampler.name}, with {trained}; "
+                "adapt to an environment with the same spaces"
+            )
 
     def held_out_tasks(self, count: int, seed: int) -> Any:
         """Tasks from the evaluation stream, which training never draws from."""
@@ -210,13 +326,18 @@ class MetaRL:
         self.meta.shards.close()
 
     def _gammas(self, gamma: Tensor) -> dict[str, float]:
-        if self.learner.attenuation is None:
-            return {}
         statistics = {}
-        for name, columns in self.learner.gammas_by_tensor(gamma).items():
+        for name, columns in self._gammas_by_tensor(gamma).items():
             statistics[f"gamma/{name}/mean"] = float(columns.mean())
             statistics[f"gamma/{name}/std"] = float(columns.std(0, unbiased=False).mean())
         return statistics
+
+    def _gammas_by_tensor(self, gamma: Tensor) -> Params:
+        return {} if self.learner.attenuation is None else self.learner.gammas_by_tensor(gamma)
+
+    def _action_noise(self) -> dict[str, float]:
+        log_std = self.learner.theta.get("log_std")
+        return {} if log_std is None else {"policy/std": float(log_std.detach().exp().mean())}
 
     def _learned_step_sizes(self) -> dict[str, float]:
         if not self.settings.inner.learn_inner_lr:
@@ -227,6 +348,42 @@ class MetaRL:
             for column, name in enumerate(self.learner.adapted_names)
             for step in range(len(sizes))
         }
+
+
+def _spaces(sampler: Sampler) -> str:
+    """What a policy must fit, in words."""
+    size = sampler.action_size
+    actions = f"{size} Discrete actions" if sampler.discrete else f"Box actions of size {size}"
+    return f"observations of size {sampler.observation_size} and {actions}"
+
+
+def _policy(settings: MetaRLSettings, sampler: Sampler) -> Policy:
+    """A new policy for the sampler's spaces."""
+    sizes, network = (sampler.observation_size, sampler.action_size), settings.policy
+    random = torch_generator(settings.seed, Stream.INIT)
+    if sampler.discrete:
+        return CategoricalPolicy(*sizes, network.hidden_sizes, network.activation, random)
+    return GaussianPolicy(*sizes, network.hidden_sizes, network.activation, network.initial_std, random)
+
+
+def _learner(settings: MetaRLSettings, sampler: Sampler) -> L2F:
+    """A new policy with its meta-parameters."""
+    if sampler.discrete and settings.initial_std_gamma is not None:
+        raise ValueError(
+            f"initial_std_gamma attenuates the action noise σ of Box actions; {sampler.name} has Discrete actions: "
+            f"leave it None, got {settings.initial_std_gamma}"
+        )
+    policy = _policy(settings, sampler)
+    logarithmic = [name for name, _ in policy.named_parameters() if name == "log_std"]
+    return L2F(
+        policy,
+        settings.attenuation if settings.method == "l2f" else None,
+        settings.inner,
+        attenuated=lambda name: settings.initial_std_gamma is not None or name not in logarithmic,
+        logarithmic=logarithmic,
+        initial_gammas={} if settings.initial_std_gamma is None else {"log_std": settings.initial_std_gamma},
+        generator=torch_generator(settings.seed, Stream.INIT, 1),
+    )
 
 
 def _returns(rollouts: Rollouts) -> dict[str, float]:

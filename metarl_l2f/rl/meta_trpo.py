@@ -6,8 +6,9 @@ policies, and move (θ, φ, α) by a trust-region step on their surrogate loss, 
 Per-task functions are written for one task and vmapped over shards of a few tasks (shards.py).
 """
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -19,7 +20,7 @@ from torch.func import vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core import L2F, Params, Start
-from ..networks import Gaussian, GaussianPolicy
+from ..networks import Distribution, Policy
 from .baseline import fit_values
 from .episodes import Batch, Episodes, discounted_returns, generalised_advantages, standardise, to_batch
 from .sampling import Act, Sampler
@@ -76,11 +77,13 @@ class Rollouts(NamedTuple):
     data: MetaData
     start: Start
     """Per task: attenuated start, γ and gradients at θ."""
+    params: list[Params]
+    """Per task: the parameters that rolled these episodes out."""
     env_steps: int
     """All steps simulated, those of `resample` included."""
 
 
-def policy_loss(policy: GaussianPolicy, batch: Batch, estimator: Estimator, params: Params) -> Tensor:
+def policy_loss(policy: Policy, batch: Batch, estimator: Estimator, params: Params) -> Tensor:
     """Inner loss of one task, −E[log π(a|o) A] or −E[π(a|o) / ⊥π(a|o) A]; both have the REINFORCE gradient.
 
     ⊥ stops the gradient. The second form also has the policy gradient's right second derivative (ProMP, Rothfuss et
@@ -92,7 +95,7 @@ def policy_loss(policy: GaussianPolicy, batch: Batch, estimator: Estimator, para
     return -(batch.weights * batch.advantages * log_prob).sum()
 
 
-def surrogate_loss(policy: Gaussian, old: Gaussian, batch: Batch) -> Tensor:
+def surrogate_loss(policy: Distribution, old: Distribution, batch: Batch) -> Tensor:
     """−E[π(a|o) / π_old(a|o) A] over one task's samples."""
     ratio = torch.exp(policy.log_prob(batch.actions) - old.log_prob(batch.actions))
     return -(batch.weights * batch.advantages * ratio).sum()
@@ -118,8 +121,10 @@ class MetaTRPO:
     def __init__(
         self, learner: L2F, sampler: Sampler, gradient: PolicyGradient, region: TrustRegion, threads: int = 1
     ) -> None:
-        if not isinstance(learner.network, GaussianPolicy):
-            raise TypeError(f"learner must hold a GaussianPolicy, got {type(learner.network).__name__}")
+        if not isinstance(learner.network, Policy):
+            raise TypeError(
+                f"learner must hold a GaussianPolicy or a CategoricalPolicy, got {type(learner.network).__name__}"
+            )
         self.learner, self.sampler, self.gradient, self.region = learner, sampler, gradient, region
         self.policy = learner.network
         self.shards = Shards(threads)
@@ -132,7 +137,7 @@ class MetaTRPO:
         """One task's inner loss as a function of its parameters."""
         return partial(policy_loss, self.policy, batch, self.gradient.estimator)
 
-    def policies(self, data: MetaData) -> list[Gaussian]:
+    def policies(self, data: MetaData) -> list[Distribution]:
         """One task: adapt through its data, differentiably, and look at the adapted policy on its own episodes.
 
         Where the initial policy's own return counts too, that policy follows, on its episodes.
@@ -181,6 +186,7 @@ class MetaTRPO:
         theta = {name: p.detach() for name, p in self.learner.theta.items()}
         sampled, first = roll(partial(act, theta))
         episodes, inner = [sampled], []
+        played = [{name: p.expand(len(tasks), *p.shape) for name, p in theta.items()}]
         start = joined(self.shards.map(start_shard, first))
         params, batch = start.params, first
         if self.gradient.inner_data == "resample" and not self.gradient_at_init:
@@ -190,7 +196,8 @@ class MetaTRPO:
             params = joined(self.shards.map(partial(step_shard, number), (params, batch, start)))
             sampled, batch = roll(partial(vmap(act), params))
             episodes.append(sampled)
-        return Rollouts(episodes, MetaData(first, tuple(inner), batch), start, env_steps)
+            played.append(params)
+        return Rollouts(episodes, MetaData(first, tuple(inner), batch), start, played, env_steps)
 
     def batch(self, episodes: Episodes) -> Batch:
         """Episodes → samples with standardised advantages over a per-task baseline."""
@@ -223,13 +230,13 @@ class MetaTRPO:
             move(accepted)
         return log
 
-    def objective(self, policies: Sequence[Gaussian], old: Sequence[Gaussian], data: MetaData) -> Tensor:
+    def objective(self, policies: Sequence[Distribution], old: Sequence[Distribution], data: MetaData) -> Tensor:
         """One task's surrogate: of the adapted policy, plus the weighted one of the initial policy where it counts."""
         terms = zip((1.0, self.gradient.initial_weight), policies, old, (data.post, data.first), strict=False)
         losses = [weight * surrogate_loss(policy, before, batch) for weight, policy, before, batch in terms]
         return torch.stack(losses).sum()
 
-    def surrogate(self, data: MetaData) -> tuple[float, Tensor, list[Gaussian]]:
+    def surrogate(self, data: MetaData) -> tuple[float, Tensor, list[Distribution]]:
         """The surrogate's mean over tasks, its exact gradient through the adaptation, and the policies as they are.
 
         Returns:
@@ -237,9 +244,9 @@ class MetaTRPO:
         """
         parameters = list(self.learner.parameters())
 
-        def shard(data: MetaData) -> tuple[Tensor, Tensor, list[Gaussian]]:
+        def shard(data: MetaData) -> tuple[Tensor, Tensor, list[Distribution]]:
             policies = vmap(self.policies)(data)
-            old = [Gaussian(*(output.detach() for output in policy)) for policy in policies]
+            old = [_detached(policy) for policy in policies]
             losses = vmap(self.objective)(policies, old, data)
             return losses.detach().double(), _flat(torch.autograd.grad(losses.sum(), parameters)), old
 
@@ -249,17 +256,17 @@ class MetaTRPO:
         return float(losses.mean()), gradient, joined([old for _, _, old in parts])
 
     @torch.no_grad()
-    def surrogate_and_kl(self, data: MetaData, old: list[Gaussian]) -> tuple[float, float]:
+    def surrogate_and_kl(self, data: MetaData, old: list[Distribution]) -> tuple[float, float]:
         """Means over tasks of the surrogate and of KL(old ‖ current), at the current parameters."""
 
-        def task(data: MetaData, old: list[Gaussian]) -> tuple[Tensor, Tensor]:
+        def task(data: MetaData, old: list[Distribution]) -> tuple[Tensor, Tensor]:
             policies = self.policies(data)
             terms = zip(old, policies, (data.post, data.first), strict=False)
             kls = [(batch.weights * before.kl(policy)).sum() for before, policy, batch in terms]
             return self.objective(policies, old, data), torch.stack(kls).sum()
 
         @torch.no_grad()  # the grad mode belongs to a thread
-        def shard(pair: tuple[MetaData, list[Gaussian]]) -> tuple[Tensor, Tensor]:
+        def shard(pair: tuple[MetaData, list[Distribution]]) -> tuple[Tensor, Tensor]:
             return vmap(task)(*pair)
 
         losses, kls = joined(self.shards.map(shard, (data, old)))
@@ -276,10 +283,11 @@ class MetaTRPO:
         num_tasks = len(data.post.weights)
 
         def build(data: MetaData) -> Graph:
-            outputs = [output for policy in vmap(self.policies)(data) for output in policy]
+            policies = vmap(self.policies)(data)
+            outputs = _outputs(policies)
             tangents = [torch.zeros_like(output, requires_grad=True) for output in outputs]
             pulled = torch.autograd.grad(outputs, parameters, tangents, create_graph=True)
-            return Graph([data.post.weights, data.first.weights], outputs, tangents, pulled)
+            return Graph([data.post.weights, data.first.weights], policies, tangents, pulled)
 
         graphs = self.shards.map(build, data)
 
@@ -289,12 +297,13 @@ class MetaTRPO:
 
             def multiply(graph: Graph) -> Tensor:
                 pushed = torch.autograd.grad(graph.pulled, graph.tangents, direction, retain_graph=True)
+                tangents = _regrouped(pushed, graph.policies)
                 curved = [
-                    output
-                    for weights, at, along in zip(graph.weights, _pairs(graph.outputs), _pairs(pushed), strict=False)
-                    for output in vmap(Gaussian.fisher)(Gaussian(*(o.detach() for o in at)), along, weights)
+                    vmap(type(policy).fisher)(_detached(policy), tangent, weights)
+                    for policy, tangent, weights in zip(graph.policies, tangents, graph.weights, strict=False)
                 ]
-                return _flat(torch.autograd.grad(graph.outputs, parameters, curved, retain_graph=True))
+                pulled = torch.autograd.grad(_outputs(graph.policies), parameters, _outputs(curved), retain_graph=True)
+                return _flat(pulled)
 
             return torch.stack(self.shards.map_list(multiply, graphs)).sum(0) / num_tasks
 
@@ -313,8 +322,8 @@ class Graph(NamedTuple):
 
     weights: list[Tensor]
     """Per policy, (n, S): each sample's share of its task's mean."""
-    outputs: list[Tensor]
-    """Mean and log σ of each policy, stacked over the shard's tasks."""
+    policies: list[Distribution]
+    """The outputs J differentiates: each policy's own tensors, stacked over the shard's tasks."""
     tangents: Sequence[Tensor]
     """u, zeros shaped as the outputs."""
     pulled: Sequence[Tensor]
@@ -325,5 +334,21 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors]).double()
 
 
-def _pairs(outputs: Sequence[Tensor]) -> list[Gaussian]:
-    return [Gaussian(mean, log_std) for mean, log_std in zip(outputs[::2], outputs[1::2], strict=True)]
+def _detached(policy: Distribution) -> Distribution:
+    return _like(policy, [output.detach() for output in policy])
+
+
+def _like(policy: Distribution, outputs: Iterable[Tensor]) -> Distribution:
+    """A distribution of the same kind, of other tensors."""
+    kind: Callable[..., Distribution] = type(policy)
+    return kind(*outputs)
+
+
+def _outputs(policies: Sequence[Distribution]) -> list[Tensor]:
+    return [output for policy in policies for output in policy]
+
+
+def _regrouped(outputs: Sequence[Tensor], like: Sequence[Distribution]) -> list[Distribution]:
+    """The inverse of `_outputs`: distributions of the same kinds as `like`."""
+    remaining = iter(outputs)
+    return [_like(policy, itertools.islice(remaining, len(policy))) for policy in like]

@@ -1,4 +1,4 @@
-"""Rollouts: the only code that steps environments.
+"""Rollouts: N tasks × B episodes of one vector environment.
 
 One policy call per time step for all N·B environments. A finished episode is masked, not replaced. Policy noise is
 drawn before the rollout from generators keyed by task, so the same episodes come out whatever the number of workers.
@@ -6,89 +6,39 @@ drawn before the rollout from generators keyed by task, so the same episodes com
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from .episodes import Episodes
+from .vectorise import name_of, no_sample_tasks
 
-EnvSource = str | Callable[..., gymnasium.Env]
-"""A registered environment id, or a factory."""
 Act = Callable[[Tensor, Tensor], Tensor]
-"""(observations (N, B, O), noise (N, B, A)) → actions (N, B, A)."""
-
-
-class TaskRow(gymnasium.Wrapper):
-    """Gives sub-environment `row` of a vector its own task out of `reset(options={"task": tasks})`.
-
-    It also refuses observations of the wrong shape here, where task and step are known: gymnasium's vectors would only
-    fail to stack them.
-    """
-
-    def __init__(self, env: gymnasium.Env, row: int) -> None:
-        super().__init__(env)
-        self.row, self.task, self.steps = row, None, 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        if options and "task" in options:
-            self.task = options["task"][self.row]
-            options = {**options, "task": self.task}
-        self.steps = 0
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._checked(observation), info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._checked(observation), reward, terminated, truncated, info
-
-    def _checked(self, observation: Any) -> Any:
-        expected = self.observation_space.shape
-        if expected is not None and np.shape(observation) != expected:
-            raise ValueError(
-                f"{type(self.unwrapped).__name__}: the observation at step {self.steps} of task {self.task} has shape "
-                f"{np.shape(observation)}, expected {expected}, that of its observation_space"
-            )
-        return observation
-
-
-def vectorise(env: EnvSource, num_envs: int, **kwargs: Any) -> gymnasium.vector.VectorEnv:
-    """`num_envs` copies of an environment that step together.
-
-    Args:
-        env: a registered id, whose own batched version is used where it has one, or a factory.
-        num_envs: copies.
-        kwargs: passed to the environment.
-    Returns:
-        A vector environment whose `reset(options={"task": tasks})` takes one task per copy.
-    """
-    if isinstance(env, str) and gymnasium.spec(env).vector_entry_point is not None:
-        return gymnasium.make_vec(env, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs)
-    make = partial(gymnasium.make, env) if isinstance(env, str) else env
-
-    def factory(row: int) -> Callable[[], gymnasium.Env]:
-        return lambda: TaskRow(make(**kwargs), row)
-
-    return gymnasium.vector.SyncVectorEnv([factory(row) for row in range(num_envs)])
+"""(observations (N, B, O), noise (N, B, A)) → actions (N, B, A), one-hot where actions are discrete."""
 
 
 class Sampler:
     """Collects episodes of N tasks × B episodes from one vector environment.
 
+    Its `discrete` tells whether actions are numbers from 0 to A − 1, which policies give and episodes hold as one-hot
+    rows of A.
+
     Args:
-        envs: N·B environments; numbers n·B … n·B + B − 1 belong to task n.
+        envs: N·B environments, from `vectorise`; numbers n·B … n·B + B − 1 belong to task n.
         num_tasks: N.
         episodes_per_task: B.
         horizon: T, steps at which every episode is cut.
+    Raises:
+        ValueError: the numbers do not fit each other, or a space is neither Box nor, for actions, Discrete.
     """
 
     def __init__(self, envs: gymnasium.vector.VectorEnv, num_tasks: int, episodes_per_task: int, horizon: int) -> None:
         self.envs, self.horizon = envs, horizon
-        self.name = _name(envs)
+        self.name = name_of(envs)
         if horizon < 1:
             raise ValueError(f"horizon must be a positive number of steps, got {horizon}")
         if envs.num_envs != num_tasks * episodes_per_task:
@@ -97,18 +47,29 @@ class Sampler:
                 f"environments, got {envs.num_envs}"
             )
         self.shape = (num_tasks, episodes_per_task)
-        self.observation_shape = self._box_shape("observation", envs.single_observation_space)
-        self.action_shape = self._box_shape("action", envs.single_action_space)
+        observed, acted = envs.single_observation_space, envs.single_action_space
+        if not isinstance(observed, spaces.Box):
+            raise ValueError(f"{self.name}: the observation space must be a Box, got {observed}; wrap the environment")
+        if not isinstance(acted, spaces.Box | spaces.Discrete):
+            raise ValueError(
+                f"{self.name}: the action space must be a Box or Discrete, got {acted}; wrap the environment, "
+                "e.g. with gymnasium.wrappers.TransformAction"
+            )
+        self.discrete = isinstance(acted, spaces.Discrete)
+        self.observation_shape = observed.shape
+        self.action_shape = (int(acted.n),) if isinstance(acted, spaces.Discrete) else acted.shape
         self.observation_size, self.action_size = math.prod(self.observation_shape), math.prod(self.action_shape)
+
+    @property
+    def physics_seconds(self) -> float:
+        """Time that the environments have spent in their simulator so far; 0 where they do not count it."""
+        return getattr(self.envs.unwrapped, "physics_seconds", 0.0)
 
     def sample_tasks(self, number: int, generator: np.random.Generator) -> Any:
         """Draw tasks from the environment's own distribution, `env.sample_tasks(number, generator)`."""
-        owner = self.envs if hasattr(self.envs, "sample_tasks") else _first(self.envs)
-        if not hasattr(owner, "sample_tasks"):
-            raise ValueError(
-                f"{self.name} has no sample_tasks(number, generator), which draws that many of its tasks; add it"
-            )
-        return owner.sample_tasks(number, generator)
+        if not hasattr(self.envs.unwrapped, "sample_tasks"):
+            raise no_sample_tasks(self.name)
+        return self.envs.unwrapped.sample_tasks(number, generator)
 
     def sample(self, act: Act, tasks: Sequence[Any], generators: Sequence[np.random.Generator]) -> Episodes:
         """One episode in every environment.
@@ -120,66 +81,78 @@ class Sampler:
         Returns:
             Episodes with T = horizon.
         Raises:
-            ValueError: an observation or reward is not finite or has the wrong shape; names task and step.
+            ValueError: an observation, reward or action is not finite or has the wrong shape; names task and step.
+            WorkerError: an environment in a worker process raised, hung, or lost its process.
         """
         n, b = self.shape
-        t_max, o_size = self.horizon, self.observation_size
+        t_max, o_size, a_size = self.horizon, self.observation_size, self.action_size
+        if len(tasks) != n:
+            raise ValueError(f"{self.name}: tasks must be {n} of them, got {len(tasks)}")
         seeds = np.concatenate([g.integers(2**31, size=b) for g in generators])
         noise = torch.from_numpy(
-            np.stack([g.standard_normal((t_max, b, self.action_size), dtype=np.float32) for g in generators], 1)
+            np.stack([g.standard_normal((t_max, b, a_size), dtype=np.float32) for g in generators], 1)
         )
         observations = np.zeros((n, b, t_max, o_size), np.float32)
-        actions = np.zeros((n, b, t_max, self.action_size), np.float32)
+        actions = np.zeros((n, b, t_max, a_size), np.float32)
         rewards, mask = np.zeros((n, b, t_max), np.float32), np.zeros((n, b, t_max), np.float32)
-        per_env = np.repeat(np.asarray(tasks), b, axis=0)
-        seen, _ = self.envs.reset(seed=seeds.tolist(), options={"task": per_env})
-        alive = np.ones(n * b, bool)
+        alive = np.ones((n, b), bool)
+        seen, _ = self.envs.reset(seed=seeds.tolist(), options={"task": _repeated(tasks, b)})
         for t in range(t_max):
             seen = self._checked("observation", seen, (n * b, *self.observation_shape), tasks, t)
             current = seen.reshape(n, b, o_size).astype(np.float32, copy=False)
             with torch.no_grad():
                 action = act(torch.from_numpy(current), noise[t]).numpy()
-            taken = action.reshape(n * b, *self.action_shape)
-            seen, reward, terminated, truncated, _ = self.envs.step(taken)
-            reward = self._checked("reward", reward, (n * b,), tasks, t)
-            living = alive.reshape(n, b)
-            observations[:, :, t] = current * living[..., None]
-            actions[:, :, t] = action * living[..., None]
-            rewards[:, :, t] = (reward * alive).reshape(n, b)
-            mask[:, :, t] = living
-            alive &= ~(terminated | truncated)
+            self._checked("action", action, (n, b, a_size), tasks, t)
+            # Stored before the environments see them, for those may change what they are given.
+            observations[:, :, t], actions[:, :, t] = current, action
+            seen, reward, terminated, truncated, _ = self.envs.step(self._taken(action))
+            self._checked("reward", reward, (n * b,), tasks, t)
+            rewards[:, :, t] = reward.reshape(n, b)
+            mask[:, :, t] = alive
+            alive &= ~(terminated | truncated).reshape(n, b)
             if not alive.any():
                 break
+        for values in (observations, actions, rewards):
+            values[mask == 0] = 0.0
         return Episodes(*(torch.from_numpy(a) for a in (observations, actions, rewards, mask)))
 
-    def _box_shape(self, role: str, space: gymnasium.Space) -> tuple[int, ...]:
-        if not isinstance(space, gymnasium.spaces.Box):
-            raise ValueError(f"{self.name}: the {role} space must be a Box, got {space}; wrap the environment")
-        return space.shape
+    def _taken(self, action: np.ndarray) -> np.ndarray:
+        """What the environments are handed for the policy's actions (N, B, A)."""
+        space = self.envs.single_action_space
+        if isinstance(space, spaces.Discrete):
+            return action.argmax(-1).ravel() + space.start
+        return action.reshape(-1, *self.action_shape)
 
     def _checked(self, what: str, values: Any, shape: tuple[int, ...], tasks: Sequence[Any], step: int) -> np.ndarray:
         values = np.asarray(values)
         if values.shape != shape:
             raise ValueError(f"{self.name}: {what}s at step {step} have shape {values.shape}, expected {shape}")
         if not np.isfinite(values).all():
-            index = int(np.argwhere(~np.isfinite(values))[0, 0])
-            task = index // self.shape[1]
-            raise ValueError(
-                f"{self.name}: {what} {values[index]} at step {step} of task {task} ({tasks[task]}), episode "
-                f"{index % self.shape[1]}; environments must return finite numbers"
-            )
+            raise self._not_finite(what, values, tasks, step)
         return values
+
+    def _not_finite(self, what: str, values: np.ndarray, tasks: Sequence[Any], step: int) -> ValueError:
+        rows = values.reshape(math.prod(self.shape), *values.shape[2 if what == "action" else 1 :])
+        index = int(np.argwhere(~np.isfinite(rows))[0, 0])
+        task, episode = divmod(index, self.shape[1])
+        blame = (
+            "actions are not finite: the policy's parameters are not, or outgrew what float32 holds; lower the step "
+            "sizes"
+            if what == "action"
+            else "environments must return finite numbers"
+        )
+        return ValueError(
+            f"{self.name}: {what} {rows[index]} at step {step} of task {task} ({tasks[task]}), episode {episode}; "
+            f"{blame}"
+        )
 
     def close(self) -> None:
         """Close the environments."""
         self.envs.close()
 
 
-def _first(envs: gymnasium.vector.VectorEnv) -> Any:
-    """One environment of a vector, or the vector itself where it is one piece."""
-    return envs.envs[0].unwrapped if isinstance(envs, gymnasium.vector.SyncVectorEnv) else envs.unwrapped
-
-
-def _name(envs: gymnasium.vector.VectorEnv) -> str:
-    """What errors call the environment: its registered id, or its class."""
-    return envs.spec.id if envs.spec is not None else type(_first(envs)).__name__
+def _repeated(tasks: Sequence[Any], times: int) -> Any:
+    """Each task `times` times in a row: an array stays one, for environments that read it whole."""
+    if isinstance(tasks, np.ndarray):
+        return np.repeat(tasks, times, axis=0)
+    return [task for task in tasks for _ in range(times)]
