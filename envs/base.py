@@ -89,7 +89,8 @@ class Domain(ABC):
             ValueError: it has the wrong shape, or is not finite.
         """
         shape = (*leading, *self.action_space().shape)
-        action = np.asarray(action, dtype=self.dtype)
+        # In one memory layout, for numpy adds up an action's numbers in another order in another layout.
+        action = np.asarray(action, dtype=self.dtype, order="C")
         if action.shape != shape:
             raise ValueError(f"action must have shape {shape}, got {action.shape}")
         if not np.isfinite(action).all():

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .goals import DirectionGoals, SpeedGoals
 from .mujoco_batch import Body, MuJoCoEnv, MuJoCoVectorEnv, State
 
-CONTROL_COST = 0.05  # Per squared torque, relative to the actuator's range.
+CONTROL_COST = 0.05  # Per squared control; the model's controls run from −1 to 1.
 ROOT_X, ROOT_Z, ROOT_ANGLE = 0, 1, 2  # Places in qpos: metres along the track, metres of height, radians.
 
 
@@ -46,7 +47,7 @@ class HalfCheetah(Body):
 
 
 def control_cost(control: np.ndarray) -> np.ndarray:
-    """0.05 |a|² of the torques that were applied, (..., A) → (...)."""
+    """0.05 |a|² of the controls that were applied, (..., A) → (...)."""
     return CONTROL_COST * np.square(control).sum(-1)
 
 
@@ -86,22 +87,11 @@ class Skeleton:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Direction(HalfCheetah):
-    """Run forwards or backwards, as fast as possible: reward d v − 0.05 |a|². A task is d, −1 or +1."""
+class Direction(HalfCheetah, DirectionGoals):
+    """Run forwards or backwards, as fast as possible: reward d v − 0.05 |a|². A task is d, −1 or +1.
 
-    task_meaning: ClassVar[str] = "a direction, -1 or 1,"
-    task_shape: ClassVar[tuple[int, ...]] = ()
-
-    def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
-        """As many forwards as backwards, in random order; where their number is odd, one is tossed: (num_tasks,)."""
-        directions = np.resize([1.0, -1.0], num_tasks) * generator.choice([-1.0, 1.0])
-        return generator.permutation(directions)
-
-    def checked_tasks(self, tasks: Any, leading: tuple[int, ...] = ()) -> np.ndarray:
-        checked = super().checked_tasks(tasks, leading)
-        if not (np.abs(checked) == 1).all():
-            raise ValueError(f"task must be a direction, -1 (backwards) or 1 (forwards), got {np.unique(checked)}")
-        return checked
+    Half of the sampled tasks are forwards, half backwards. Observation, units and start are those of `HalfCheetah`.
+    """
 
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
         """d v − 0.05 |a|², (...)."""
@@ -126,32 +116,11 @@ class HalfCheetahDirVector(MuJoCoVectorEnv):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Velocity(HalfCheetah):
-    """Run at a given speed: reward −|v − v*| − 0.05 |a|². A task is v*, m/s.
+class Velocity(HalfCheetah, SpeedGoals):
+    """Run at a given speed: reward −|v − v*| − 0.05 |a|². A task is v*, m/s, uniform in [min_speed, max_speed].
 
-    Raises:
-        ValueError: a goal range is not finite or upside down.
+    Some codes draw goals up to 3 m/s instead of the papers' 2. Observation, units and start are those of `HalfCheetah`.
     """
-
-    min_speed: float = 0.0
-    """Slowest goal, m/s."""
-    max_speed: float = 2.0
-    """Fastest goal, m/s. Goals are uniform between the two; some codes use 3."""
-
-    task_meaning: ClassVar[str] = "a speed in m/s"
-    task_shape: ClassVar[tuple[int, ...]] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (np.isfinite([self.min_speed, self.max_speed]).all() and self.min_speed <= self.max_speed):
-            raise ValueError(
-                f"goal speeds must be finite, the slowest first, got min_speed {self.min_speed} and max_speed "
-                f"{self.max_speed}; the papers use 0 and 2"
-            )
-
-    def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
-        """Uniform between the slowest and the fastest goal: (num_tasks,)."""
-        return generator.uniform(self.min_speed, self.max_speed, num_tasks)
 
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
         """−|v − v*| − 0.05 |a|², (...)."""

@@ -14,16 +14,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 from mujoco.batch import Batch, SimulationError
 
 from .base import Domain, TaskEnv, TaskVectorEnv, is_positive_integer
+
+if TYPE_CHECKING:
+    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,12 @@ class Body(Domain):
                 f"{self.model_path} has {found.nq} positions, {found.nv} velocities and {found.nu} actuators; "
                 f"{type(self).__name__} needs {expected.nq}, {expected.nv} and {expected.nu}, as in "
                 f"{self.gymnasium_model}"
+            )
+        low, high = found.actuator_ctrlrange.T
+        if not (low < high).all():
+            raise ValueError(
+                f"{self.model_path} must give every actuator a ctrlrange, got none for actuators "
+                f"{np.flatnonzero(low >= high).tolist()}; actions are clipped to it"
             )
 
     @property
@@ -137,6 +145,10 @@ class State:
     qvel: np.ndarray
     """(..., nv)"""
 
+    def finite(self) -> np.ndarray:
+        """Where every number is, (...) bool."""
+        return np.isfinite(self.qpos).all(-1) & np.isfinite(self.qvel).all(-1)
+
 
 def load_model(path: Path) -> mujoco.MjModel:
     """Compile a model.
@@ -157,7 +169,10 @@ def load_model(path: Path) -> mujoco.MjModel:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the compiler's deprecation notes about gymnasium's models from the terminal and from MUJOCO_LOG.TXT."""
+    """Keep MuJoCo's warnings from the terminal and from a MUJOCO_LOG.TXT in the working directory.
+
+    They are the compiler's deprecation notes about gymnasium's models, and divergences, which the environments report.
+    """
     previous = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda text: logger.debug("MuJoCo: %s", text))
     try:
@@ -194,10 +209,20 @@ class MuJoCoEnv(TaskEnv):
         self.data = mujoco.MjData(self.model)
         self._size = (width, height)
         self._renderer: MujocoRenderer | None = None
+        self._state: State  # The last good one.
 
     def render(self) -> np.ndarray | None:
-        """A picture (height, width, 3) of bytes in mode "rgb_array"; a window in mode "human"."""
+        """A picture (height, width, 3) of bytes in mode "rgb_array"; a window in mode "human".
+
+        Raises:
+            ValueError: the environment has no render mode.
+        """
+        if self.render_mode is None:
+            raise ValueError("render needs a render_mode, got None; make the environment with render_mode='rgb_array'")
         if self._renderer is None:
+            # Not before: it brings a library for windows, which training needs not have.
+            from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
             self._renderer = MujocoRenderer(self.model, self.data, self.domain.renderer_camera(), *self._size)
         return self._renderer.render(self.render_mode)
 
@@ -208,37 +233,47 @@ class MuJoCoEnv(TaskEnv):
             self._renderer = None
 
     def _place(self, start: np.ndarray) -> None:
-        for name, values in self.domain.dynamics(self.task).items():
+        fields = self.domain.dynamics(self.task)
+        for name, values in fields.items():
             getattr(self.model, name)[...] = values
-            mujoco.mj_setConst(self.model, self.data)
+        if fields:
+            mujoco.mj_setConst(self.model, self.data)  # Constants that follow from several fields.
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = np.split(start, [self.model.nq])
         mujoco.mj_forward(self.model, self.data)
+        self._state = self._copied_state()
         if self.render_mode == "human":
             self.render()
 
     def _advance(self, action: np.ndarray) -> tuple[float, bool, dict[str, Any]]:
-        before, warned = self._state(), self._divergences()
+        before = self._state
         self.data.ctrl[:] = control = self.domain.applied(action)
-        mujoco.mj_step(self.model, self.data, nstep=self.domain.frame_skip)
-        if self._divergences() > warned:
+        if self._simulate():
             logger.warning("the simulation diverged in task %s; its episode ends", self.task)
             self.data.qpos[:], self.data.qvel[:] = before.qpos, before.qvel
             return 0.0, True, {"diverged": True}
-        after = self._state()
+        self._state = after = self._copied_state()
         if self.render_mode == "human":
             self.render()
         reward = float(self.domain.reward(before, after, control, self.task))
         return reward, bool(self.domain.fallen(after)), {}
 
+    def _simulate(self) -> bool:
+        """Step the simulation; says whether it diverged."""
+        warned = self._divergences()
+        with _quiet():
+            mujoco.mj_step(self.model, self.data, nstep=self.domain.frame_skip)
+        # MuJoCo looks for bad numbers before each physics step, so those of the last one are still to be found.
+        return self._divergences() > warned or not State(self.data.qpos, self.data.qvel).finite()
+
     def _divergences(self) -> int:
         return sum(self.data.warning[kind].number for kind in DIVERGED)
 
-    def _state(self) -> State:
+    def _copied_state(self) -> State:
         return State(self.data.qpos.copy(), self.data.qvel.copy())
 
     def _observe(self) -> np.ndarray:
-        return self.domain.observe(self.data.qpos, self.data.qvel)
+        return self.domain.observe(self._state.qpos, self._state.qvel)
 
 
 # --- Many simulations ---
@@ -281,6 +316,7 @@ class MuJoCoVectorEnv(TaskVectorEnv):
         self._batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
         self._qpos[rows], self._qvel[rows] = np.split(starts, [self.domain.model.nq], axis=1)
         self._batch.forward(rows)
+        self._state = self._copied_state()
 
     def _set_dynamics(self, rows: np.ndarray) -> None:
         fields = self.domain.dynamics(self.tasks[rows])
@@ -290,7 +326,7 @@ class MuJoCoVectorEnv(TaskVectorEnv):
             self._batch.set_const(rows)
 
     def _advance(self, actions: np.ndarray, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        before = self._state()
+        before = self._state
         self._ctrl[:] = control = self.domain.applied(actions)
         diverged = self._simulate(running)
         info: dict[str, Any] = {}
@@ -301,7 +337,7 @@ class MuJoCoVectorEnv(TaskVectorEnv):
             )
             self._qpos[rows], self._qvel[rows] = before.qpos[rows], before.qvel[rows]
             info["diverged"] = diverged
-        after = self._state()
+        self._state = after = self._copied_state()
         rewards = np.where(diverged, 0.0, self.domain.reward(before, after, control, self.tasks))
         return rewards, diverged | self.domain.fallen(after), info
 
@@ -311,17 +347,20 @@ class MuJoCoVectorEnv(TaskVectorEnv):
         failed = np.zeros(self.num_envs, bool)
         begin = time.perf_counter()
         try:
-            self._batch.step(None if running.all() else np.flatnonzero(running), self.domain.frame_skip)
+            with _quiet():
+                self._batch.step(None if running.all() else np.flatnonzero(running), self.domain.frame_skip)
         except SimulationError as error:
             failed[error.ids] = True
         self.physics_seconds += time.perf_counter() - begin
-        return failed | (self._divergences() > warned)
+        # MuJoCo looks for bad numbers before each physics step, so those of the last one are still to be found.
+        not_finite = running & ~State(self._qpos, self._qvel).finite()
+        return failed | (self._divergences() > warned) | not_finite
 
     def _divergences(self) -> np.ndarray:
         return self._batch.warning[:, DIVERGED, COUNT].sum(1)
 
-    def _state(self) -> State:
+    def _copied_state(self) -> State:
         return State(self._qpos.copy(), self._qvel.copy())
 
     def _observe(self) -> np.ndarray:
-        return self.domain.observe(self._qpos, self._qvel)
+        return self.domain.observe(self._state.qpos, self._state.qvel)

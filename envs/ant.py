@@ -1,0 +1,170 @@
+"""Ant: a four-legged body that runs in a given direction, at a given speed, or to a given place.
+
+The locomotion benchmarks of MAML (Finn et al. 2017, Sec. 5.3 and A.2). Model, start and dynamics are those of
+gymnasium's Ant-v5: a sphere with four legs of two joints each, eight torques, 0.05 s a time step. Rewards, end and
+tasks are those of the released MAML code, with two departures:
+
+- It also charges 0.0005 per squared contact force, clipped to ±1, and observes these forces. Both are left out: since
+  MuJoCo 2.0 contact forces take an extra pass over the body after each time step.
+- It takes place and velocity from the whole body's centre of mass, the velocity at the end of the time step. Here both
+  are the torso's, and v is its mean over the time step, as in gymnasium (which reads the place one physics step late).
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .goals import DirectionGoals, SpeedGoals
+from .mujoco_batch import Body, MuJoCoEnv, MuJoCoVectorEnv, State
+
+CONTROL_COST = 0.005  # Per squared control; the model's controls run from −1 to 1.
+SURVIVAL_BONUS = 0.05  # Every time step.
+SPEED_BONUS = 1.0  # On top of −|v − v*|, so that an early end does not pay.
+GOAL_BONUS = 4.0  # On top of −|x − gₓ| − |y − g_y|, likewise.
+LOWEST, HIGHEST = 0.2, 1.0  # Heights of the torso in metres between which the episode goes on.
+X, Y, Z = 0, 1, 2  # Places of the torso in qpos, metres.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ant(Body):
+    """What the three families of tasks share: the body, what it sees of itself, and when it has fallen."""
+
+    positions: bool = False
+    """Observe the torso's x and y too: 29 numbers instead of gymnasium's 27. To run, a body need not know its place."""
+
+    gymnasium_model: ClassVar[str] = "ant.xml"
+    frame_skip: ClassVar[int] = 5
+
+    def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """Place of the torso (z, or x, y, z), its quaternion (4), joint angles (8), velocities (14): (..., 27 or 29).
+
+        Metres, radians, and their rates per second.
+        """
+        return np.concatenate([qpos if self.positions else qpos[..., Z:], qvel], axis=-1)
+
+    def forward_speed(self, before: State, after: State) -> np.ndarray:
+        """Mean speed of the torso along x over one time step, (...), m/s."""
+        return (after.qpos[..., X] - before.qpos[..., X]) / self.time_step
+
+    def fallen(self, state: State) -> np.ndarray:
+        """Whether the torso's height left [0.2, 1] m, (...) bool."""
+        height = state.qpos[..., Z]
+        return ~((height >= LOWEST) & (height <= HIGHEST))
+
+
+def upkeep(control: np.ndarray) -> np.ndarray:
+    """0.05 − 0.005 |a|²: for surviving, and of the controls that were applied, (..., A) → (...)."""
+    return SURVIVAL_BONUS - CONTROL_COST * np.square(control).sum(-1)
+
+
+# --- Direction ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction(Ant, DirectionGoals):
+    """Run forwards or backwards along x, as fast as possible: reward d v − 0.005 |a|² + 0.05.
+
+    A task is d, −1 or +1; half of the sampled tasks are forwards, half backwards. Observation and units are `Ant`'s.
+    """
+
+    def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """d v − 0.005 |a|² + 0.05, (...)."""
+        return task * self.forward_speed(before, after) + upkeep(control)
+
+
+class AntDir(MuJoCoEnv):
+    """Ant that runs in a given direction; arguments are those of `Direction` and `MuJoCoEnv`."""
+
+    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
+        super().__init__(Direction(**arguments), render_mode, width, height)
+
+
+class AntDirVector(MuJoCoVectorEnv):
+    """Many of `AntDir`; arguments are those of `Direction` and `MuJoCoVectorEnv`."""
+
+    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, Direction(**arguments), threads)
+
+
+# --- Velocity ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Velocity(Ant, SpeedGoals):
+    """Run along x at a given speed: reward 1 − |v − v*| − 0.005 |a|² + 0.05.
+
+    A task is v*, m/s, uniform in [min_speed, max_speed]. Observation and units are `Ant`'s.
+    """
+
+    max_speed: float = 3.0
+    """Fastest goal, m/s. Goals are uniform between the two."""
+
+    def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """1 − |v − v*| − 0.005 |a|² + 0.05, (...)."""
+        return SPEED_BONUS - np.abs(self.forward_speed(before, after) - task) + upkeep(control)
+
+
+class AntVel(MuJoCoEnv):
+    """Ant that runs at a given speed; arguments are those of `Velocity` and `MuJoCoEnv`."""
+
+    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
+        super().__init__(Velocity(**arguments), render_mode, width, height)
+
+
+class AntVelVector(MuJoCoVectorEnv):
+    """Many of `AntVel`; arguments are those of `Velocity` and `MuJoCoVectorEnv`."""
+
+    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, Velocity(**arguments), threads)
+
+
+# --- Goal ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal(Ant):
+    """Reach a place and stay: reward 4 − |x − gₓ| − |y − g_y| − 0.005 |a|² + 0.05, at the end of the time step.
+
+    A task is the place (gₓ, g_y), metres from the start, uniform in [−goal_range, goal_range]². Observation and units
+    are `Ant`'s, with the torso's x and y: without its own place a body cannot tell when it has arrived.
+
+    Raises:
+        ValueError: goal_range is not positive and finite.
+    """
+
+    positions: bool = True
+    """Observe the torso's x and y too: 29 numbers instead of gymnasium's 27."""
+    goal_range: float = 3.0
+    """Half the side of the square of goals, metres."""
+
+    task_meaning: ClassVar[str] = "a goal (x, y)"
+    task_shape: ClassVar[tuple[int, ...]] = (2,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (np.isfinite(self.goal_range) and self.goal_range > 0):
+            raise ValueError(f"goal_range must be positive and finite, got {self.goal_range}; the MAML code uses 3")
+
+    def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
+        """Uniform in the square: (num_tasks, 2)."""
+        return generator.uniform(-self.goal_range, self.goal_range, (num_tasks, 2))
+
+    def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """4 − |x − gₓ| − |y − g_y| − 0.005 |a|² + 0.05, (...)."""
+        offset = np.abs(after.qpos[..., [X, Y]] - task)
+        return GOAL_BONUS - (offset[..., 0] + offset[..., 1]) + upkeep(control)
+
+
+class AntGoal(MuJoCoEnv):
+    """Ant that runs to a given place; arguments are those of `Goal` and `MuJoCoEnv`."""
+
+    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
+        super().__init__(Goal(**arguments), render_mode, width, height)
+
+
+class AntGoalVector(MuJoCoVectorEnv):
+    """Many of `AntGoal`; arguments are those of `Goal` and `MuJoCoVectorEnv`."""
+
+    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, Goal(**arguments), threads)

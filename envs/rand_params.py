@@ -1,0 +1,186 @@
+"""Hopper and Walker2d with random dynamics: the same goal, to run forwards, in bodies that differ.
+
+The rand-params benchmarks of PEARL (Rakelly et al. 2019) and ProMP (Rothfuss et al. 2019). Observation, reward, end and
+start are those of gymnasium's Hopper-v5 and Walker2d-v5: planar legs below a torso, 0.008 s a time step. A task says by
+which factors masses, joint damping and friction differ from the model's own; task 0 is gymnasium's environment exactly.
+
+Departures from the published environments, which are on older versions of gymnasium's:
+
+- They scale every body's mass and each of its three moments of inertia by factors of their own, which no solid body may
+  have (a moment may exceed the sum of the other two). Here moments follow their body's mass, as its density changes.
+- They scale each geom's friction by a factor of its own. MuJoCo takes the larger friction of two geoms that touch, so
+  most of these factors have no effect. Here one factor scales all, and thereby each contact's friction exactly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .mujoco_batch import Body, MuJoCoEnv, MuJoCoVectorEnv, State
+
+CONTROL_COST = 0.001  # Per squared control; the models' controls run from −1 to 1.
+SURVIVAL_BONUS = 1.0  # Every time step that does not end in a fall.
+FASTEST_SEEN = 10.0  # Observed velocities are clipped to ± this, m/s and rad/s.
+ROOT_X, ROOT_Z, ROOT_ANGLE = 0, 1, 2  # Places in qpos: metres along the track, metres of height, radians.
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomDynamics(Body):
+    """Run forwards, as fast as possible, in a body of random dynamics: reward v + 1 (unless fallen) − 0.001 |a|².
+
+    A task is log-scales: of each body's mass and inertia, of each damped joint's damping, and of all friction, in the
+    model's order. Each is uniform in ± log(spread), dampings in ± log(damping_spread).
+
+    Raises:
+        ValueError: a spread is below 1, or the model has other numbers of bodies or damped joints than the tasks scale.
+    """
+
+    spread: float = 1.5**3
+    """Largest factor of mass and friction; 1 leaves them alone."""
+    damping_spread: float = 1.3**3
+    """Largest factor of a joint's damping; 1 leaves it alone."""
+    reset_noise_scale: float = 5e-3
+    """Of the random start around the model's own."""
+
+    frame_skip: ClassVar[int] = 4
+    bodies: ClassVar[int]
+    """Masses that a task scales."""
+    damped_joints: ClassVar[int]
+    """Dampings that a task scales."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("spread", "damping_spread"):
+            if not (np.isfinite(factor := getattr(self, name)) and factor >= 1):
+                raise ValueError(
+                    f"{name} must be finite and at least 1, got {factor}; it is the largest factor of a random scale, "
+                    f"{getattr(type(self), name):g} in the published environments"
+                )
+        found = (self.model.nbody - 1, len(self._damped))
+        if found != (self.bodies, self.damped_joints):
+            raise ValueError(
+                f"{self.model_path} has {found[0]} bodies and {found[1]} damped joints; tasks of "
+                f"{type(self).__name__} scale {self.bodies} and {self.damped_joints}, as in {self.gymnasium_model}"
+            )
+
+    def start_velocities(self, generator: np.random.Generator) -> np.ndarray:
+        return generator.uniform(-self.reset_noise_scale, self.reset_noise_scale, self.model.nv)
+
+    def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
+        """Uniform log-scales: (num_tasks, bodies + damped_joints + 1)."""
+        widths = np.log(np.repeat([self.spread, self.damping_spread, self.spread], self._sections))
+        return generator.uniform(-widths, widths, (num_tasks, len(widths)))
+
+    def dynamics(self, task: np.ndarray) -> Mapping[str, np.ndarray]:
+        scales = np.exp(task)
+        masses, dampings, friction = np.split(scales, np.cumsum(self._sections)[:-1], axis=-1)
+        model, leading = self.model, task.shape[:-1]
+        of_bodies = np.ones((*leading, model.nbody))
+        of_bodies[..., 1:] = masses  # Body 0 is the world.
+        of_dofs = np.ones((*leading, model.nv))
+        of_dofs[..., self._damped] = dampings
+        return {
+            "body_mass": of_bodies * model.body_mass,
+            "body_inertia": of_bodies[..., None] * model.body_inertia,
+            "dof_damping": of_dofs * model.dof_damping,
+            "geom_friction": friction[..., None] * model.geom_friction,
+        }
+
+    def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """Positions without the place on the track, and clipped velocities: (..., nq − 1 + nv).
+
+        Metres, radians, and their rates per second.
+        """
+        return np.concatenate([qpos[..., ROOT_Z:], np.clip(qvel, -FASTEST_SEEN, FASTEST_SEEN)], axis=-1)
+
+    def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """v + 1 (unless fallen) − 0.001 |a|², (...); v is the torso's mean speed over the time step, m/s."""
+        forward_speed = (after.qpos[..., ROOT_X] - before.qpos[..., ROOT_X]) / self.time_step
+        survival = np.where(self.fallen(after), 0.0, SURVIVAL_BONUS)
+        return forward_speed + survival - CONTROL_COST * np.square(control).sum(-1)
+
+    @property
+    def _sections(self) -> tuple[int, int, int]:
+        """How many log-scales of a task are for masses, dampings and friction."""
+        return self.bodies, self.damped_joints, 1
+
+    @cached_property
+    def _damped(self) -> np.ndarray:
+        """Degrees of freedom that have damping."""
+        return np.flatnonzero(self.model.dof_damping)
+
+
+# --- Hopper ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hopper(RandomDynamics):
+    """One leg: four bodies (torso, thigh, leg, foot), three joints. Observation (11,), action (3,)."""
+
+    gymnasium_model: ClassVar[str] = "hopper.xml"
+    bodies: ClassVar[int] = 4
+    damped_joints: ClassVar[int] = 3
+    task_meaning: ClassVar[str] = "log-scales of 4 masses, 3 dampings and friction"
+    task_shape: ClassVar[tuple[int, ...]] = (8,)
+
+    def fallen(self, state: State) -> np.ndarray:
+        """Below 0.7 m, tilted by more than 0.2 rad, or any angle or velocity beyond ±100, (...) bool."""
+        upright = (state.qpos[..., ROOT_Z] > 0.7) & (np.abs(state.qpos[..., ROOT_ANGLE]) < 0.2)
+        calm = (np.abs(state.qpos[..., ROOT_ANGLE:]) < 100).all(-1) & (np.abs(state.qvel) < 100).all(-1)
+        return ~(upright & calm)
+
+    def renderer_camera(self) -> dict[str, Any]:
+        return {"trackbodyid": 2, "distance": 3.0, "lookat": np.array([0.0, 0.0, 1.15]), "elevation": -20.0}
+
+
+class HopperRandParams(MuJoCoEnv):
+    """Hopper with random dynamics; arguments are those of `RandomDynamics` and `MuJoCoEnv`."""
+
+    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
+        super().__init__(Hopper(**arguments), render_mode, width, height)
+
+
+class HopperRandParamsVector(MuJoCoVectorEnv):
+    """Many of `HopperRandParams`; arguments are those of `RandomDynamics` and `MuJoCoVectorEnv`."""
+
+    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, Hopper(**arguments), threads)
+
+
+# --- Walker2d ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walker2d(RandomDynamics):
+    """Two legs: seven bodies (torso; thigh, leg, foot, twice), six joints. Observation (17,), action (6,)."""
+
+    gymnasium_model: ClassVar[str] = "walker2d_v5.xml"
+    bodies: ClassVar[int] = 7
+    damped_joints: ClassVar[int] = 6
+    task_meaning: ClassVar[str] = "log-scales of 7 masses, 6 dampings and friction"
+    task_shape: ClassVar[tuple[int, ...]] = (14,)
+
+    def fallen(self, state: State) -> np.ndarray:
+        """Not between 0.8 and 2 m, or tilted by more than 1 rad, (...) bool."""
+        height, angle = state.qpos[..., ROOT_Z], state.qpos[..., ROOT_ANGLE]
+        return ~((height > 0.8) & (height < 2.0) & (np.abs(angle) < 1.0))
+
+    def renderer_camera(self) -> dict[str, Any]:
+        return {"trackbodyid": 2, "distance": 4.0, "lookat": np.array([0.0, 0.0, 1.15]), "elevation": -20.0}
+
+
+class Walker2dRandParams(MuJoCoEnv):
+    """Walker2d with random dynamics; arguments are those of `RandomDynamics` and `MuJoCoEnv`."""
+
+    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
+        super().__init__(Walker2d(**arguments), render_mode, width, height)
+
+
+class Walker2dRandParamsVector(MuJoCoVectorEnv):
+    """Many of `Walker2dRandParams`; arguments are those of `RandomDynamics` and `MuJoCoVectorEnv`."""
+
+    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, Walker2d(**arguments), threads)
