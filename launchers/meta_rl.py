@@ -178,13 +178,17 @@ def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: in
     return Evaluation(scores, protocol, model, held_out), rollouts, held_out
 
 
-def launch(name: str, options: RunOptions, draw: Callable[[Rollouts, Any, Path], None]) -> int:
+Draw = Callable[[Rollouts, Any, Path], None]
+"""Draws a domain's own pictures, from the evaluation's rollouts and tasks, into the run's folder."""
+
+
+def launch(name: str, options: RunOptions, draw: Draw = lambda rollouts, tasks, folder: None) -> int:
     """Train, or continue, one run; then evaluate it on held-out tasks and draw its pictures.
 
     Args:
         name: the launcher's, for the default folder and the command that resumes.
         options: parsed.
-        draw: the domain's own pictures, from the evaluation's rollouts and tasks into the folder.
+        draw: the domain's own pictures, if it has any.
     Returns:
         The exit status.
     """
@@ -228,7 +232,7 @@ def launch(name: str, options: RunOptions, draw: Callable[[Rollouts, Any, Path],
     return 0
 
 
-def report(experiment: MetaRL, folder: Path, options: RunOptions, draw: Callable[[Rollouts, Any, Path], None]) -> None:
+def report(experiment: MetaRL, folder: Path, options: RunOptions, draw: Draw) -> None:
     """Evaluate the best checkpoint, write evaluation.json and the pictures, and print the table."""
     experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
     settings = options.settings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl_l2f.launchers import cheetah_dir, cheetah_vel, evaluate, navigation
+from metarl_l2f.launchers import ant, cheetah_dir, cheetah_vel, evaluate, navigation, rand_params
 from metarl_l2f.training.checkpoint import load
 from metarl_l2f.training.metrics import read
 
@@ -23,6 +23,16 @@ TINY = [
 
 def train(folder, iterations, *flags):
     return navigation.main([*TINY, "--iterations", str(iterations), "--log-dir", str(folder), *flags])
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "pictured"),
+    [(ant, ["--goals", "velocity"], True), (ant, ["--goals", "place"], False), (rand_params, [], False)],
+)
+def test_other_bodies_learn_from_the_same_launcher(tmp_path, program, flags, pictured):
+    assert program.main([*TINY, *flags, "--iterations", "1", "--log-dir", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "evaluation.json").exists()
+    assert (tmp_path / "run" / "speeds.png").exists() == pictured
 
 
 @pytest.mark.parametrize(("program", "tasks"), [(cheetah_dir, ["-1", "1"]), (cheetah_vel, [])])
