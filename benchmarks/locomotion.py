@@ -12,14 +12,18 @@ import resource
 import statistics
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
 from mujoco.batch import Batch
+from torch import Tensor
+from torch.func import vmap
 
 from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
+from metarl_l2f.core import Params
 from metarl_l2f.envs.half_cheetah import Velocity
 from metarl_l2f.rl.episodes import Episodes
 from metarl_l2f.training.config import provenance
@@ -92,8 +96,12 @@ def sample(run: MetaRL, number: int) -> tuple[float, Episodes]:
     tasks = meta.sampler.sample_tasks(settings.tasks_per_batch, generator(settings.seed, Stream.TASKS, number))
     generators = [generator(settings.seed, Stream.POLICY, 0, number, task) for task in range(len(tasks))]
     params = {name: p.detach().expand(len(tasks), *p.shape).contiguous() for name, p in run.learner.theta.items()}
+
+    def act(params: Params, observations: Tensor, noise: Tensor) -> Tensor:
+        return meta.policy(params, observations).sample(noise)
+
     begin = time.perf_counter()
-    episodes = meta.sampler.sample(meta.acting(params), tasks, generators)
+    episodes = meta.sampler.sample(partial(vmap(act), params), tasks, generators)
     return time.perf_counter() - begin, episodes
 
 

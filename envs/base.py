@@ -82,13 +82,12 @@ class Domain(ABC):
             raise ValueError(f"task must be finite, got {checked.tolist()}; check where it comes from")
         return np.broadcast_to(checked, (*leading, *self.task_shape)).copy()
 
-    def checked_action(self, action: Any, leading: tuple[int, ...] = ()) -> np.ndarray:
-        """An action, or one per environment, in the domain's dtype.
+    def checked_action(self, action: Any, shape: tuple[int, ...]) -> np.ndarray:
+        """An action (A,), or one per environment (N, A), in the domain's dtype.
 
         Raises:
             ValueError: it has the wrong shape, or is not finite.
         """
-        shape = (*leading, *self.action_space().shape)
         # In one memory layout, for numpy adds up an action's numbers in another order in another layout.
         action = np.asarray(action, dtype=self.dtype, order="C")
         if action.shape != shape:
@@ -122,6 +121,7 @@ class TaskEnv(gymnasium.Env):
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.observation_space, self.action_space = domain.observation_space(), domain.action_space()
+        self._action_shape = domain.action_space().shape
         self.task = np.zeros(domain.task_shape, domain.dtype)
         self._has_task = self._task_given = False
         self._begun = False
@@ -177,7 +177,7 @@ class TaskEnv(gymnasium.Env):
         """
         if not self._begun:
             raise ValueError(STEP_BEFORE_RESET)
-        action = self.domain.checked_action(action)
+        action = self.domain.checked_action(action, self._action_shape)
         if self._terminated or self._truncated:
             return self._observe(), 0.0, self._terminated, self._truncated, {}
         reward, self._terminated, info = self._advance(action)
@@ -220,6 +220,7 @@ class TaskVectorEnv(VectorEnv):
         self.single_observation_space, self.single_action_space = domain.observation_space(), domain.action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._action_shape = (num_envs, *domain.action_space().shape)
         self.tasks = np.zeros((num_envs, *domain.task_shape), domain.dtype)
         self._has_task = np.zeros(num_envs, dtype=bool)
         self._task_given = np.zeros(num_envs, dtype=bool)
@@ -280,7 +281,7 @@ class TaskVectorEnv(VectorEnv):
         """
         if not self._begun:
             raise ValueError(STEP_BEFORE_RESET)
-        actions = self.domain.checked_action(actions, (self.num_envs,))
+        actions = self.domain.checked_action(actions, self._action_shape)
         running = ~(self._terminated | self._truncated)
         rewards, ended, info = self._advance(actions, running)
         self._steps += running

@@ -2,7 +2,8 @@
 
 The RL benchmark of MAML (Finn et al. 2017, Sec. 5.3) that L2F repeats (Baik et al. 2020, Figure 5). The equations stand
 once, at the top, for any leading batch shape; `Navigation2D` (one episode) and `Navigation2DVector` (many) only keep
-the position around them. All arithmetic is float32 and elementwise, so the two agree bit for bit.
+the position around them. All arithmetic is float32 and elementwise, so the two agree bit for bit. `Navigation2D` can
+draw itself.
 """
 
 from dataclasses import dataclass
@@ -10,11 +11,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
+from PIL import Image, ImageDraw
 
-from .base import Domain, TaskEnv, TaskVectorEnv
+from .base import STEP_BEFORE_RESET, Domain, TaskEnv, TaskVectorEnv
 
 MAX_STEP = 0.1  # Largest move per time step along x and along y; longer actions are clipped.
 ARRIVAL_RADIUS = 0.01  # The episode ends nearer to the goal than this along x and along y.
+
+PICTURE_SIZE = 480  # Pixels, of a side.
+OVERSAMPLING = 3  # Drawn so much larger and then reduced, which smooths edges.
+SIGHT = 1.8  # The picture shows so many times the distance at which goals may lie, to either side of the origin.
+PAPER, SQUARE, LINES, INK = "#FFFFFF", "#F3F5F8", "#D5DAE0", "#333333"
+WALKER, GOAL = "#0072B2", "#E69F00"  # Okabe and Ito's blue and orange.
 
 
 # --- The equations ---
@@ -134,6 +142,66 @@ class Navigation(Domain):
         return (squared_distance_reward if self.squared else distance_reward)(position, goal)
 
 
+# --- The picture ---
+
+
+def picture(path: np.ndarray, goal: np.ndarray, goal_range: float) -> np.ndarray:
+    """The plane from above: the square of goals, the goal as a star, the path so far, and the walker at its end.
+
+    A walker that has left the picture shows as a ring on its edge.
+
+    Args:
+        path: (S + 1, 2), every position so far.
+        goal: (2,).
+        goal_range: half the side of the square of goals.
+
+    Returns:
+        (PICTURE_SIZE, PICTURE_SIZE, 3), bytes.
+    """
+    side = PICTURE_SIZE * OVERSAMPLING
+    sight = SIGHT * max(goal_range, float(np.abs(goal).max()))
+
+    def pixels(points: np.ndarray) -> np.ndarray:
+        # Pixels count downwards. Far outside the picture all places are alike.
+        return np.clip((0.5 + np.multiply(points, (0.5, -0.5)) / sight) * side, -9 * side, 9 * side)
+
+    image = Image.new("RGB", (side, side), PAPER)
+    draw = ImageDraw.Draw(image)
+    unit = side / 240  # Lengths below are in 240ths of the side.
+    left, top, right, bottom = (
+        *pixels(np.array([-goal_range, goal_range])),
+        *pixels(np.array([goal_range, -goal_range])),
+    )
+    draw.rectangle((left, top, right, bottom), SQUARE, LINES, round(0.6 * unit))
+    for line in ((0, side / 2, side, side / 2), (side / 2, 0, side / 2, side)):
+        draw.line(line, LINES, round(0.6 * unit))
+
+    places = pixels(path)
+    draw.line([tuple(place) for place in places.tolist()], WALKER, round(1.3 * unit), joint="curve")
+    _disc(draw, places[0], 2.2 * unit, INK)
+    _star(draw, pixels(goal), 8 * unit)
+    edge = np.clip(places[-1], 4 * unit, side - 4 * unit)
+    outside = (np.clip(places[-1], 0, side) != places[-1]).any()
+    _disc(draw, edge, 4.4 * unit, WALKER if outside else PAPER)
+    _disc(draw, edge, 3.4 * unit, PAPER if outside else WALKER)
+    return np.asarray(image.reduce(OVERSAMPLING))
+
+
+def _disc(draw: ImageDraw.ImageDraw, centre: np.ndarray, radius: float, colour: str) -> None:
+    draw.circle((float(centre[0]), float(centre[1])), radius, colour)
+
+
+def _star(draw: ImageDraw.ImageDraw, centre: np.ndarray, radius: float) -> None:
+    """Five points, with the inner corners of a pentagram, and an outline that sets it off."""
+    angles = np.pi / 5 * np.arange(10)
+    spikes = np.stack([np.sin(angles), -np.cos(angles)], 1) * np.where(np.arange(10) % 2, 0.45, 1.0)[:, None]
+    for size, colour in ((1.35, PAPER), (1.12, INK), (0.9, GOAL)):
+        draw.polygon([tuple(corner) for corner in (centre + size * radius * spikes).tolist()], colour)
+
+
+# --- The environments ---
+
+
 class Navigation2D(TaskEnv):
     """2D navigation, one episode at a time.
 
@@ -141,19 +209,39 @@ class Navigation2D(TaskEnv):
     and is truncated after `horizon` steps; then it is frozen. Tasks work as in `TaskEnv`.
 
     Args:
+        render_mode: None or "rgb_array".
         arguments: those of `Navigation`: varying_start, squared, goal_range, horizon.
     """
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
     domain: Navigation
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, render_mode: str | None = None, **arguments: Any) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         super().__init__(Navigation(**arguments))
+        self.render_mode = render_mode
+
+    def render(self) -> np.ndarray:
+        """The plane with goal, path and walker: see `picture`.
+
+        Raises:
+            ValueError: the environment has no render mode, or no episode was begun.
+        """
+        if self.render_mode is None:
+            raise ValueError("render needs a render_mode, got None; make the environment with render_mode='rgb_array'")
+        if not self._begun:
+            raise ValueError(STEP_BEFORE_RESET.replace("step", "render", 1))
+        return picture(np.stack(self._path), self.task, self.domain.goal_range)
 
     def _place(self, start: np.ndarray) -> None:
         self._position = start
+        self._path = [start]
 
     def _advance(self, action: np.ndarray) -> tuple[float, bool, dict[str, Any]]:
         self._position = move(self._position, action)
+        self._path.append(self._position)
         reward = float(self.domain.reward(self._position, self.task))
         return reward, bool(arrived(self._position, self.task)), {}
 
