@@ -180,10 +180,10 @@ def test_the_example_of_an_own_environment_runs():
     spec = importlib.util.spec_from_file_location("own_environment", ROOT / "examples" / "own_environment.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    before, after = example.main(iterations=1, episodes=2, horizon=3)
+    results = example.main(iterations=1, episodes=2, horizon=3)
     # Position and target lie in [−1, 1]: three steps cost at most 3 · 2.
-    assert len(before) == len(after) == 3
-    assert all(math.isfinite(value) and -6 <= value <= 0 for value in before + after)
+    assert [len(returns) for returns in results] == [3, 3, 3]
+    assert all(math.isfinite(value) and -6 <= value <= 0 for returns in results for value in returns)
 
 
 # --- Flags ---

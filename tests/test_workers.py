@@ -17,8 +17,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.sampling import Sampler
 from metarl_l2f.rl.vectorise import WorkerError, vectorise
+from metarl_l2f.training.checkpoint import load
+from metarl_l2f.training.loop import train
 
 
 def local_classes():
@@ -322,3 +325,39 @@ def test_workers_survive_the_programs_interrupt_but_not_its_death(tmp_path):
             for process in workers:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
+
+
+# --- A run that loses its worker ---
+
+
+def test_a_fault_ends_a_run_with_the_workers_traceback_and_leaves_it_resumable(tmp_path):
+    broken, marker = local_classes()[0], tmp_path / "break"
+
+    class Breaks(broken):
+        def step(self, action):
+            if os.path.exists(marker):
+                raise ZeroDivisionError("as ordered")
+            return super().step(action)
+
+    settings = MetaRLSettings(tasks_per_batch=2, episodes_per_task=2, horizon=4, policy=PolicyNetwork((3,)))
+
+    def train_to(folder, iterations, resume=False):
+        run = MetaRL(Breaks, settings, workers=2)
+        try:
+            keys = {"validation_key": "validation/return/step_1", "progress_key": "return/step_1"}
+            every = {"validate_every": 1, "checkpoint_every": 1}
+            train(run, folder, iterations=iterations, config={}, resume=resume, **every, **keys)
+        finally:
+            run.close()
+        return load(folder / "checkpoint.pt")
+
+    unbroken = train_to(tmp_path / "unbroken", 3)
+    train_to(tmp_path / "broken", 1)
+    marker.touch()
+    with pytest.raises(WorkerError, match=r"(?s)raised at step 0, task .*ZeroDivisionError: as ordered.*Traceback"):
+        train_to(tmp_path / "broken", 3, resume=True)
+    assert load(tmp_path / "broken" / "checkpoint.pt")["iteration"] == 1
+    marker.unlink()
+    resumed = train_to(tmp_path / "broken", 3, resume=True)
+    ours, theirs = resumed["experiment"]["learner"], unbroken["experiment"]["learner"]
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
