@@ -1,6 +1,8 @@
-"""L2F against MAML on 2D navigation, paired: same seeds, held-out tasks and noise, from finished run folders."""
+"""L2F against MAML, paired: same seeds, held-out tasks and noise, from finished run folders of one launcher."""
 
 import csv
+import importlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,8 @@ import torch
 import tyro
 
 from metarl_l2f import MetaRL
-from metarl_l2f.evaluation import Evaluation, mean_interval, paired_differences
-from metarl_l2f.figures import learning_curve, navigation_paths, save
+from metarl_l2f.evaluation import Evaluation, mean_interval, paired_differences, task_groups
+from metarl_l2f.figures import learning_curve, save
 from metarl_l2f.launchers.meta_rl import evaluate, load_run, read_config
 from metarl_l2f.training import checkpoint, metrics
 from metarl_l2f.training.loop import BEST_FILE
@@ -26,17 +28,17 @@ class Options:
     """Folders of the L2F runs, one per seed."""
     maml: tuple[Path, ...]
     """Folders of the MAML runs with the same seeds, in the same order."""
-    out: Path = Path("results/navigation")
-    """Where returns.csv, paired.csv and the pictures go."""
+    out: Path
+    """Folder for returns.csv, paired.csv, by_task.csv, runs.csv, learning.csv and the pictures."""
     tasks: int = 100
     """Held-out tasks per seed."""
     episodes: tuple[int, ...] = (20, 40)
     """Episodes per task before adaptation and after every step; one protocol for each number."""
     steps: int = 3
     """Inner steps."""
-    l2f_later_lr_factor: float = 0.001
-    """Step size of L2F's steps beyond the trained one, relative to it."""
-    maml_later_lr_factor: float = 0.25
+    l2f_later_lr_factor: float | None = None
+    """Step size of L2F's steps beyond the trained one, relative to it; by default as in training."""
+    maml_later_lr_factor: float | None = None
     """The same for MAML."""
     checkpoint: Literal["best", "latest"] = "best"
     """`best` by validation, or `latest`."""
@@ -65,7 +67,7 @@ def main() -> None:
     options = tyro.cli(Options)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    returns, paired = [], []
+    returns, paired, by_task = [], [], []
     for episodes in options.episodes:
         by_method = {
             "l2f": evaluations(options.l2f, episodes, options),
@@ -76,6 +78,7 @@ def main() -> None:
                 seeds = [result.scores[:, step].mean() for result in results]
                 over_seeds, over_tasks = mean_interval(np.array(seeds)), mean_interval(pooled(results, step))
                 returns.append([method, episodes, step, *over_seeds, over_tasks.half_width, *seeds])
+                by_task += [[method, episodes, step, *group] for group in grouped(results, step)]
         differences = [paired_differences(*pair) for pair in zip(by_method["l2f"], by_method["maml"], strict=True)]
         for step in range(options.steps + 1):
             seeds = [difference[step].mean for difference in differences]
@@ -86,6 +89,8 @@ def main() -> None:
     header += [f"run_{number + 1}" for number in range(len(options.l2f))]
     write(options.out / "returns.csv", [header, *returns])
     write(options.out / "paired.csv", [header, *paired])
+    if by_task:
+        write(options.out / "by_task.csv", [["what", "episodes", "steps", "task", "tasks", "mean"], *by_task])
     runs = [*options.l2f, *options.maml]
     origins = [provenance_of(run) for run in runs]
     write(options.out / "runs.csv", [list(origins[0]), *(list(origin.values()) for origin in origins)])
@@ -93,10 +98,25 @@ def main() -> None:
     labels = ["L2F"] * len(options.l2f) + ["MAML"] * len(options.maml)
     save(learning_curve(runs, labels), options.out / "learning_curve.png")
     for method, run in (("l2f", options.l2f[0]), ("maml", options.maml[0])):
-        experiment = load(run, options)
-        _, rollouts, goals = evaluate(experiment, 40, 20, options.steps, experiment.settings.seed)
-        save(navigation_paths(rollouts.episodes, goals), options.out / f"navigation_paths_{method}.png")
-        experiment.close()
+        draw(method, run, options)
+
+
+def draw(method: str, run: Path, options: Options) -> None:
+    """The launcher's own pictures of one run, named after the method."""
+    launcher = importlib.import_module(f"metarl_l2f.launchers.{read_config(run)['launcher']}")
+    experiment = load(run, options)
+    _, rollouts, tasks = evaluate(experiment, 40, 20, options.steps, experiment.settings.seed)
+    experiment.close()
+    with tempfile.TemporaryDirectory() as folder:
+        launcher.draw(rollouts, tasks, Path(folder))
+        for picture in Path(folder).iterdir():
+            (options.out / f"{picture.stem}_{method}{picture.suffix}").write_bytes(picture.read_bytes())
+
+
+def grouped(results: Sequence[Evaluation], step: int) -> list[list[object]]:
+    """Label, number of tasks and mean score of each group of tasks, over all seeds."""
+    tasks = np.concatenate([np.asarray(result.tasks) for result in results])
+    return [[label, int(mask.sum()), pooled(results, step)[mask].mean()] for label, mask in task_groups(tasks).items()]
 
 
 def pooled(results: Sequence[Evaluation], step: int) -> np.ndarray:
