@@ -21,12 +21,12 @@ def settings() -> MetaRLSettings:
         tasks_per_batch=40,
         episodes_per_task=20,
         horizon=200,
-        policy=PolicyNetwork((64, 64), "tanh", initial_std=1.0),
+        policy=PolicyNetwork((64, 64), "tanh", initial_std=0.5),
         attenuation=Attenuation(initial_gamma=0.9),
         initial_std_gamma=0.5,
         inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True),
         gradient=PolicyGradient(discount=0.99, gae_lambda=0.95),
-        region=TrustRegion(max_kl=0.02),
+        region=TrustRegion(max_kl=0.05),
     )
 
 
