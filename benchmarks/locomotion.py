@@ -19,14 +19,12 @@ import numpy as np
 import torch
 import tyro
 from mujoco.batch import Batch
-from torch import Tensor
-from torch.func import vmap
 
 from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
-from metarl_l2f.core import Params
 from metarl_l2f.envs.half_cheetah import Velocity
 from metarl_l2f.rl.episodes import Episodes
 from metarl_l2f.training.config import provenance
+from metarl_l2f.training.memory import keep_freed_memory
 from metarl_l2f.training.seeding import Stream, generator
 
 ENVIRONMENT = "metarl_l2f/HalfCheetahVel-v0"
@@ -96,12 +94,8 @@ def sample(run: MetaRL, number: int) -> tuple[float, Episodes]:
     tasks = meta.sampler.sample_tasks(settings.tasks_per_batch, generator(settings.seed, Stream.TASKS, number))
     generators = [generator(settings.seed, Stream.POLICY, 0, number, task) for task in range(len(tasks))]
     params = {name: p.detach().expand(len(tasks), *p.shape).contiguous() for name, p in run.learner.theta.items()}
-
-    def act(params: Params, observations: Tensor, noise: Tensor) -> Tensor:
-        return meta.policy(params, observations).sample(noise)
-
     begin = time.perf_counter()
-    episodes = meta.sampler.sample(partial(vmap(act), params), tasks, generators)
+    episodes = meta.sampler.sample(partial(meta.act, params), tasks, generators)
     return time.perf_counter() - begin, episodes
 
 
@@ -122,6 +116,7 @@ def main() -> None:
     """Measure, print, and write if asked."""
     options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
     torch.set_num_threads(1)
+    keep_freed_memory()
     record: dict[str, dict[str, float]] = {}
     cases = [(options.settings.tasks_per_batch, threads) for threads in options.threads]
     cases += [(tasks, options.threads[-1]) for tasks in options.tasks]

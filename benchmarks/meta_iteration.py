@@ -18,6 +18,7 @@ from torch.func import vmap
 from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.launchers.navigation import Navigation
 from metarl_l2f.training.config import provenance
+from metarl_l2f.training.memory import keep_freed_memory
 from metarl_l2f.training.seeding import Stream, generator
 
 
@@ -54,6 +55,7 @@ def seconds(function: Callable[[], object], repeats: int = 5) -> float:
 def measure(options: Options) -> dict[str, object]:
     """All figures, in seconds, ratios and GiB."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     settings = options.settings
     env, arguments = dataclasses.replace(Navigation(), settings=settings).environment()
     run = MetaRL(env, settings, arguments, options.threads)

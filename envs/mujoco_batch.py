@@ -8,9 +8,10 @@ Starts, and the dynamics between two observations, are those of gymnasium's envi
 import contextlib
 import logging
 import os
+import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,7 +84,7 @@ class Body(Domain):
         """The compiled model; not to be changed."""
         return load_model(self.model_path)
 
-    @property
+    @cached_property
     def time_step(self) -> float:
         """Seconds between two observations."""
         return self.model.opt.timestep * self.frame_skip
@@ -113,7 +114,12 @@ class Body(Domain):
 
     def applied(self, action: np.ndarray) -> np.ndarray:
         """The control that an action becomes: clipped to the actuators' ranges, (..., A)."""
-        return np.clip(action, *self.model.actuator_ctrlrange.T)
+        return np.clip(action, *self._control_range)
+
+    @cached_property
+    def _control_range(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self.model.actuator_ctrlrange.T
+        return low, high
 
     @abstractmethod
     def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
@@ -147,8 +153,6 @@ class State:
 
     def finite(self) -> np.ndarray:
         """Where every number is, (...) bool."""
-        if np.isfinite(self.qpos.sum() + self.qvel.sum()):  # Much faster, and nearly always enough.
-            return np.ones(self.qpos.shape[:-1], bool)
         return np.isfinite(self.qpos).all(-1) & np.isfinite(self.qvel).all(-1)
 
 
@@ -158,7 +162,7 @@ def load_model(path: Path) -> mujoco.MjModel:
     Raises:
         ValueError: the file is missing or is no MuJoCo model; names it.
     """
-    with _quiet():
+    with quiet:
         try:
             return mujoco.MjModel.from_xml_path(os.fspath(path))
         except ValueError as error:
@@ -169,18 +173,36 @@ def load_model(path: Path) -> mujoco.MjModel:
             ) from error
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep MuJoCo's warnings from the terminal and from a MUJOCO_LOG.TXT in the working directory.
+class _Quiet(contextlib.AbstractContextManager[None]):
+    """Keeps MuJoCo's warnings from the terminal and from a MUJOCO_LOG.TXT in the working directory.
 
     They are the compiler's deprecation notes about gymnasium's models, and divergences, which the environments report.
+    MuJoCo has one handler for the whole process, so threads that are quiet at the same time share it.
     """
-    previous = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda text: logger.debug("MuJoCo: %s", text))
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(previous)
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._previous: Callable[[str], None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._previous = mujoco.get_mju_user_warning()
+                mujoco.set_mju_user_warning(_log)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                mujoco.set_mju_user_warning(self._previous)
+
+
+def _log(text: str) -> None:
+    logger.debug("MuJoCo: %s", text)
+
+
+quiet = _Quiet()
 
 
 # --- One simulation ---
@@ -263,7 +285,7 @@ class MuJoCoEnv(TaskEnv):
     def _simulate(self) -> bool:
         """Step the simulation; says whether it diverged."""
         warned = self._divergences()
-        with _quiet():
+        with quiet:
             mujoco.mj_step(self.model, self.data, nstep=self.domain.frame_skip)
         # MuJoCo looks for bad numbers before each physics step, so those of the last one are still to be found.
         return self._divergences() > warned or not State(self.data.qpos, self.data.qvel).finite()
@@ -318,7 +340,8 @@ class MuJoCoVectorEnv(TaskVectorEnv):
         self._batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
         self._qpos[rows], self._qvel[rows] = np.split(starts, [self.domain.model.nq], axis=1)
         self._batch.forward(rows)
-        self._state, self._divergences = self._copied_state(), self._counted_divergences()
+        self._state = self._copied_state()
+        self._count_divergences()
 
     def _set_dynamics(self, rows: np.ndarray) -> None:
         fields = self.domain.dynamics(self.tasks[rows])
@@ -348,18 +371,26 @@ class MuJoCoVectorEnv(TaskVectorEnv):
         failed = np.zeros(self.num_envs, bool)
         begin = time.perf_counter()
         try:
-            with _quiet():
+            with quiet:
                 self._batch.step(None if running.all() else np.flatnonzero(running), self.domain.frame_skip)
         except SimulationError as error:
             failed[error.ids] = True
         self.physics_seconds += time.perf_counter() - begin
-        before, self._divergences = self._divergences, self._counted_divergences()
-        # MuJoCo looks for bad numbers before each physics step, so those of the last one are still to be found.
-        not_finite = running & ~State(self._qpos, self._qvel).finite()
-        return failed | (self._divergences > before) | not_finite
+        return failed | self._diverged(running)
 
-    def _counted_divergences(self) -> np.ndarray:
-        return self._batch.warning[:, DIVERGED, COUNT].sum(1)
+    def _diverged(self, running: np.ndarray) -> np.ndarray:
+        """Which running simulations met bad numbers in the last step, (N,) bool."""
+        before = self._divergences
+        # Sums over everything are much faster, and nearly always enough.
+        if self._batch.warning.sum() == self._warnings and np.isfinite(self._batch.state.sum()):
+            return np.zeros(self.num_envs, bool)
+        self._count_divergences()
+        # MuJoCo looks for bad numbers before each physics step, so those of the last one are still to be found.
+        return (self._divergences > before) | (running & ~State(self._qpos, self._qvel).finite())
+
+    def _count_divergences(self) -> None:
+        warnings = self._batch.warning
+        self._warnings, self._divergences = warnings.sum(), warnings[:, DIVERGED, COUNT].sum(1)
 
     def _copied_state(self) -> State:
         return State(self._qpos.copy(), self._qvel.copy())

@@ -24,6 +24,7 @@ from metarl_l2f.training.checkpoint import CheckpointError
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, provenance, to_json
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, train
+from metarl_l2f.training.memory import keep_freed_memory
 
 USER_ERRORS = (ValueError, OSError, WorkerError)
 """What ends a program with one clear message instead of a traceback."""
@@ -195,9 +196,9 @@ def launch(name: str, options: RunOptions, draw: Draw = lambda rollouts, tasks, 
     settings = options.settings
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder = options.log_dir or Path("runs") / name / f"{stamp}_{settings.method}_seed{settings.seed}"
-    torch.set_num_threads(
-        1
-    )  # Threads work on whole tasks (rl/meta_trpo.py); more inside an operation would fight them.
+    # Threads work on whole tasks (rl/meta_trpo.py); more of them inside an operation would fight those.
+    torch.set_num_threads(1)
+    keep_freed_memory()
     env, arguments = options.environment()
     experiment = MetaRL(env, settings, arguments, threads=options.threads)
     config = {"launcher": name, "environment": {"id": env, "arguments": arguments}, "options": to_json(options)}

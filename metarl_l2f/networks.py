@@ -148,14 +148,24 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, params: Params, inputs: Tensor, prefix: str = "") -> Tensor:
-        """inputs (..., sizes[0]) → outputs (..., sizes[-1])."""
+        """inputs (..., sizes[0]) → outputs (..., sizes[-1]); or (N, S, ·), for parameters stacked over tasks."""
         last = len(self.layers) - 1
         for number in range(last + 1):
             weight, bias = params[f"{prefix}layers.{number}.weight"], params[f"{prefix}layers.{number}.bias"]
-            inputs = F.linear(inputs, weight, bias)
+            inputs = affine(inputs, weight, bias)
             if number < last:
                 inputs = self.activation(inputs)
         return inputs
+
+
+def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """W x + b: of one task, for weight (o, i), or of N tasks at once, for inputs (N, S, i) and weight (N, o, i).
+
+    `vmap` of the first does what the second does, but takes twice as long for the few inputs of a time step.
+    """
+    if weight.ndim == 2:
+        return F.linear(inputs, weight, bias)
+    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT)
 
 
 class GaussianPolicy(nn.Module):
@@ -186,9 +196,14 @@ class GaussianPolicy(nn.Module):
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
     def forward(self, params: Params, observations: Tensor) -> Gaussian:
-        """observations (..., O) → the distribution of the action in each."""
+        """observations (..., O) → the distribution of the action in each.
+
+        With parameters stacked over N tasks, observations are (N, S, O), and log σ becomes (N, 1, A).
+        """
         mean = self.mean(params, observations, prefix="mean.")
-        return Gaussian(mean, params["log_std"].clamp_min(SMALLEST_LOG_STD))
+        log_std = params["log_std"].clamp_min(SMALLEST_LOG_STD)
+        # σ belongs to a task, not to an observation; without the axis between it would broadcast over those.
+        return Gaussian(mean, log_std if log_std.ndim == 1 else log_std.unsqueeze(1))
 
 
 class CategoricalPolicy(nn.Module):

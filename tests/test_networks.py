@@ -179,3 +179,15 @@ def test_the_same_generator_state_gives_the_same_network(kind):
 def test_bad_networks_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("kind", [GaussianPolicy, CategoricalPolicy])
+def test_stacked_parameters_do_what_vmap_does(kind):
+    # As many tasks as observations, so that swapping the two axes would go unnoticed by shapes alone.
+    policy = kind(4, 2, (5, 6), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    params = {name: torch.randn(3, *p.shape, generator=generator) for name, p in policy.named_parameters()}
+    observations, noise = torch.randn(3, 3, 4, generator=generator), torch.randn(3, 3, 2, generator=generator)
+    expected = torch.func.vmap(lambda params, seen, noise: policy(params, seen).sample(noise))
+    actions = policy(params, observations).sample(noise)
+    torch.testing.assert_close(actions, expected(params, observations, noise))

@@ -23,7 +23,7 @@ from ..core import L2F, Params, Start
 from ..networks import Distribution, Policy
 from .baseline import fit_values
 from .episodes import Batch, Episodes, discounted_returns, generalised_advantages, standardise, to_batch
-from .sampling import Act, Sampler
+from .sampling import Sampler
 from .shards import Shards, joined
 from .trpo import StepLog, TrustRegion, trust_region_step
 
@@ -149,6 +149,10 @@ class MetaTRPO:
             adapted.append(self.policy(self.learner.theta, data.first.observations))
         return adapted
 
+    def act(self, params: Params, observations: Tensor, noise: Tensor) -> Tensor:
+        """Actions of N tasks, (N, B, A), under one set of parameters or under stacked ones, one for each task."""
+        return self.policy(params, observations).sample(noise)
+
     def collect(
         self, tasks: Sequence[Any], generators: Callable[[int], Sequence[np.random.Generator]], steps: int
     ) -> Rollouts:
@@ -161,14 +165,11 @@ class MetaTRPO:
         """
         phase, env_steps = 0, 0
 
-        def act(params: Params, observations: Tensor, noise: Tensor) -> Tensor:
-            return self.policy(params, observations).sample(noise)
-
-        def roll(act: Act) -> tuple[Episodes, Batch]:
+        def roll(params: Params) -> tuple[Episodes, Batch]:
             nonlocal phase, env_steps
-            sampled = self.sampler.sample(act, tasks, generators(phase))
+            sampled = self.sampler.sample(partial(self.act, params), tasks, generators(phase))
             phase, env_steps = phase + 1, env_steps + sampled.steps()
-            return sampled, self.batch(sampled)
+            return sampled, joined(self.shards.map(self.batch, sampled))
 
         @torch.no_grad()
         def start_shard(batch: Batch) -> Start:
@@ -184,17 +185,17 @@ class MetaTRPO:
             return vmap(task)(*shard)
 
         theta = {name: p.detach() for name, p in self.learner.theta.items()}
-        sampled, first = roll(partial(act, theta))
+        sampled, first = roll(theta)
         episodes, inner = [sampled], []
         played = [{name: p.expand(len(tasks), *p.shape) for name, p in theta.items()}]
         start = joined(self.shards.map(start_shard, first))
         params, batch = start.params, first
         if self.gradient.inner_data == "resample" and not self.gradient_at_init:
-            _, batch = roll(partial(vmap(act), params))
+            _, batch = roll(params)
         for number in range(steps):
             inner.append(batch)
             params = joined(self.shards.map(partial(step_shard, number), (params, batch, start)))
-            sampled, batch = roll(partial(vmap(act), params))
+            sampled, batch = roll(params)
             episodes.append(sampled)
             played.append(params)
         return Rollouts(episodes, MetaData(first, tuple(inner), batch), start, played, env_steps)
