@@ -12,7 +12,7 @@ from .base import Domain
 class DirectionGoals(Domain):
     """A task is a direction along the track d: −1 (backwards) or +1 (forwards)."""
 
-    task_meaning: ClassVar[str] = "a direction, -1 or 1,"
+    task_meaning: ClassVar[str] = "a direction (-1 or 1)"
     task_shape: ClassVar[tuple[int, ...]] = ()
 
     def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:

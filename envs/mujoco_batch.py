@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 GYMNASIUM_MODELS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 # MuJoCo counts these warnings when it finds a state that is not finite or huge, and then resets that simulation.
 DIVERGED = [getattr(mujoco.mjtWarning, f"mjWARN_BAD{state}").value for state in ("QPOS", "QVEL", "QACC")]
+ELEVATION = -15.0  # Of the camera, degrees above the horizon, looking down.
 COUNT = 1  # Column of `Batch.warning` that holds how often.
 
 
@@ -55,6 +56,8 @@ class Body(Domain):
     """File of the model among gymnasium's."""
     frame_skip: ClassVar[int]
     """Physics steps per time step."""
+    camera_distance: ClassVar[float] = 4.0
+    """Of pictures, metres from the body."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,10 +139,6 @@ class Body(Domain):
     def dynamics(self, task: np.ndarray) -> Mapping[str, np.ndarray]:
         """Fields of the model that depend on the task, by name: (..., *field's shape). By default none do."""
         return {}
-
-    def renderer_camera(self) -> dict[str, Any]:
-        """Where gymnasium's renderer looks from."""
-        return {"distance": 4.0}
 
 
 @dataclass(frozen=True)
@@ -243,11 +242,17 @@ class MuJoCoEnv(TaskEnv):
         """
         if self.render_mode is None:
             raise ValueError("render needs a render_mode, got None; make the environment with render_mode='rgb_array'")
+        body = self.data.subtree_com[1]
         if self._renderer is None:
             # Not before: it brings a library for windows, which training needs not have.
             from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-            self._renderer = MujocoRenderer(self.model, self.data, self.domain.renderer_camera(), *self._size)
+            camera = {"distance": self.domain.camera_distance, "elevation": ELEVATION, "lookat": body.copy()}
+            self._renderer = MujocoRenderer(self.model, self.data, camera, *self._size)
+        elif self._renderer.viewer is not None:
+            self._renderer.viewer.cam.lookat[:2] = body[:2]  # gymnasium's camera stays where it is.
+            # Shadows take most of the time where no GPU draws them.
+            self._renderer.viewer.scn.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
         return self._renderer.render(self.render_mode)
 
     def close(self) -> None:

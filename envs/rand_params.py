@@ -121,6 +121,7 @@ class Hopper(RandomDynamics):
     """One leg: four bodies (torso, thigh, leg, foot), three joints. Observation (11,), action (3,)."""
 
     gymnasium_model: ClassVar[str] = "hopper.xml"
+    camera_distance: ClassVar[float] = 3.0
     bodies: ClassVar[int] = 4
     damped_joints: ClassVar[int] = 3
     task_meaning: ClassVar[str] = "log-scales of 4 masses, 3 dampings and friction"
@@ -131,9 +132,6 @@ class Hopper(RandomDynamics):
         upright = (state.qpos[..., ROOT_Z] > 0.7) & (np.abs(state.qpos[..., ROOT_ANGLE]) < 0.2)
         calm = (np.abs(state.qpos[..., ROOT_ANGLE:]) < 100).all(-1) & (np.abs(state.qvel) < 100).all(-1)
         return ~(upright & calm)
-
-    def renderer_camera(self) -> dict[str, Any]:
-        return {"trackbodyid": 2, "distance": 3.0, "lookat": np.array([0.0, 0.0, 1.15]), "elevation": -20.0}
 
 
 class HopperRandParams(MuJoCoEnv):
@@ -167,9 +165,6 @@ class Walker2d(RandomDynamics):
         """Not between 0.8 and 2 m, or tilted by more than 1 rad, (...) bool."""
         height, angle = state.qpos[..., ROOT_Z], state.qpos[..., ROOT_ANGLE]
         return ~((height > 0.8) & (height < 2.0) & (np.abs(angle) < 1.0))
-
-    def renderer_camera(self) -> dict[str, Any]:
-        return {"trackbodyid": 2, "distance": 4.0, "lookat": np.array([0.0, 0.0, 1.15]), "elevation": -20.0}
 
 
 class Walker2dRandParams(MuJoCoEnv):
