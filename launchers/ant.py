@@ -24,7 +24,7 @@ def settings() -> MetaRLSettings:
         policy=PolicyNetwork((64, 64), "tanh", initial_std=0.5),
         attenuation=Attenuation(initial_gamma=0.9),
         initial_std_gamma=0.5,
-        inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True),
+        inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.05),
         gradient=PolicyGradient(discount=0.99, gae_lambda=0.95),
         region=TrustRegion(max_kl=0.05),
     )
