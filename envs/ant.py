@@ -11,7 +11,7 @@ tasks are those of the released MAML code, with two departures:
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -76,15 +76,13 @@ class Direction(Ant, DirectionGoals):
 class AntDir(MuJoCoEnv):
     """Ant that runs in a given direction; arguments are those of `Direction` and `MuJoCoEnv`."""
 
-    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
-        super().__init__(Direction(**arguments), render_mode, width, height)
+    family = Direction
 
 
 class AntDirVector(MuJoCoVectorEnv):
     """Many of `AntDir`; arguments are those of `Direction` and `MuJoCoVectorEnv`."""
 
-    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
-        super().__init__(num_envs, Direction(**arguments), threads)
+    family = Direction
 
 
 # --- Velocity ---
@@ -108,15 +106,13 @@ class Velocity(Ant, SpeedGoals):
 class AntVel(MuJoCoEnv):
     """Ant that runs at a given speed; arguments are those of `Velocity` and `MuJoCoEnv`."""
 
-    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
-        super().__init__(Velocity(**arguments), render_mode, width, height)
+    family = Velocity
 
 
 class AntVelVector(MuJoCoVectorEnv):
     """Many of `AntVel`; arguments are those of `Velocity` and `MuJoCoVectorEnv`."""
 
-    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
-        super().__init__(num_envs, Velocity(**arguments), threads)
+    family = Velocity
 
 
 # --- Goal ---
@@ -159,12 +155,10 @@ class Goal(Ant):
 class AntGoal(MuJoCoEnv):
     """Ant that runs to a given place; arguments are those of `Goal` and `MuJoCoEnv`."""
 
-    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
-        super().__init__(Goal(**arguments), render_mode, width, height)
+    family = Goal
 
 
 class AntGoalVector(MuJoCoVectorEnv):
     """Many of `AntGoal`; arguments are those of `Goal` and `MuJoCoVectorEnv`."""
 
-    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
-        super().__init__(num_envs, Goal(**arguments), threads)
+    family = Goal

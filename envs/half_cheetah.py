@@ -101,15 +101,13 @@ class Direction(HalfCheetah, DirectionGoals):
 class HalfCheetahDir(MuJoCoEnv):
     """HalfCheetah that runs in a given direction; arguments are those of `Direction` and `MuJoCoEnv`."""
 
-    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
-        super().__init__(Direction(**arguments), render_mode, width, height)
+    family = Direction
 
 
 class HalfCheetahDirVector(MuJoCoVectorEnv):
     """Many of `HalfCheetahDir`; arguments are those of `Direction` and `MuJoCoVectorEnv`."""
 
-    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
-        super().__init__(num_envs, Direction(**arguments), threads)
+    family = Direction
 
 
 # --- Velocity ---
@@ -130,12 +128,10 @@ class Velocity(HalfCheetah, SpeedGoals):
 class HalfCheetahVel(MuJoCoEnv):
     """HalfCheetah that runs at a given speed; arguments are those of `Velocity` and `MuJoCoEnv`."""
 
-    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
-        super().__init__(Velocity(**arguments), render_mode, width, height)
+    family = Velocity
 
 
 class HalfCheetahVelVector(MuJoCoVectorEnv):
     """Many of `HalfCheetahVel`; arguments are those of `Velocity` and `MuJoCoVectorEnv`."""
 
-    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
-        super().__init__(num_envs, Velocity(**arguments), threads)
+    family = Velocity

@@ -208,22 +208,24 @@ quiet = _Quiet()
 
 
 class MuJoCoEnv(TaskEnv):
-    """One simulation, which can be rendered.
+    """One simulation, which can be rendered. Each domain's has its `family` of tasks.
 
     Args:
-        body: model, observation, reward and tasks.
         render_mode: None, "rgb_array" or "human".
         width: of the picture, pixels.
         height: of the picture, pixels.
+        arguments: the family's fields.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 20}
 
+    family: ClassVar[type[Body]]
     domain: Body
 
-    def __init__(self, body: Body, render_mode: str | None = None, width: int = 480, height: int = 480) -> None:
+    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
+        body = self.family(**arguments)
         super().__init__(body)
         self.metadata = self.metadata | {"render_fps": round(1 / body.time_step)}
         self.render_mode = render_mode
@@ -311,19 +313,22 @@ class MuJoCoEnv(TaskEnv):
 class MuJoCoVectorEnv(TaskVectorEnv):
     """Many simulations, stepped together on a thread pool; the number of threads changes no digit.
 
+    Each domain's has its `family` of tasks.
+
     A simulation whose state stops being finite ends its episode with reward 0, keeps its last good state, and is
     reported by number in info["diverged"], (N,) bool, and in the log; the others go on.
 
     Args:
         num_envs: number of simulations, N.
-        body: model, observation, reward and tasks.
         threads: CPU threads of the simulation.
+        arguments: the family's fields.
     """
 
+    family: ClassVar[type[Body]]
     domain: Body
 
-    def __init__(self, num_envs: int, body: Body, threads: int = 1) -> None:
-        super().__init__(num_envs, body)
+    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, self.family(**arguments))
         self.physics_seconds = 0.0  # Spent inside the simulator so far.
         self.threads = threads
 

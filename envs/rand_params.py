@@ -15,7 +15,7 @@ Departures from the published environments, which are on older versions of gymna
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -137,15 +137,13 @@ class Hopper(RandomDynamics):
 class HopperRandParams(MuJoCoEnv):
     """Hopper with random dynamics; arguments are those of `RandomDynamics` and `MuJoCoEnv`."""
 
-    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
-        super().__init__(Hopper(**arguments), render_mode, width, height)
+    family = Hopper
 
 
 class HopperRandParamsVector(MuJoCoVectorEnv):
     """Many of `HopperRandParams`; arguments are those of `RandomDynamics` and `MuJoCoVectorEnv`."""
 
-    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
-        super().__init__(num_envs, Hopper(**arguments), threads)
+    family = Hopper
 
 
 # --- Walker2d ---
@@ -170,12 +168,10 @@ class Walker2d(RandomDynamics):
 class Walker2dRandParams(MuJoCoEnv):
     """Walker2d with random dynamics; arguments are those of `RandomDynamics` and `MuJoCoEnv`."""
 
-    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
-        super().__init__(Walker2d(**arguments), render_mode, width, height)
+    family = Walker2d
 
 
 class Walker2dRandParamsVector(MuJoCoVectorEnv):
     """Many of `Walker2dRandParams`; arguments are those of `RandomDynamics` and `MuJoCoVectorEnv`."""
 
-    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
-        super().__init__(num_envs, Walker2d(**arguments), threads)
+    family = Walker2d
