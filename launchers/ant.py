@@ -2,32 +2,13 @@
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from metarl_l2f.core import Attenuation, InnerLoop
-from metarl_l2f.figures import running_speeds, save
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, fail, launch, parse
-from metarl_l2f.rl.experiment import MetaRLSettings, PolicyNetwork
-from metarl_l2f.rl.meta_trpo import PolicyGradient, Rollouts
-from metarl_l2f.rl.trpo import TrustRegion
+from metarl_l2f.launchers.locomotion import draws_speeds, settings
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, Draw, RunOptions, draws_nothing, fail, launch, parse
+from metarl_l2f.rl.experiment import MetaRLSettings
 
 FORWARD_SPEED = 13  # Column of the observation without x and y, m/s.
-
-
-def settings() -> MetaRLSettings:
-    """The MAML paper's sizes; what it leaves open is as on HalfCheetah."""
-    return MetaRLSettings(
-        tasks_per_batch=40,
-        episodes_per_task=20,
-        horizon=200,
-        policy=PolicyNetwork((64, 64), "tanh", initial_std=0.5),
-        attenuation=Attenuation(initial_gamma=0.9),
-        initial_std_gamma=0.5,
-        inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.05),
-        gradient=PolicyGradient(discount=0.99, gae_lambda=0.95),
-        region=TrustRegion(max_kl=0.05),
-    )
 
 
 @dataclass(frozen=True)
@@ -57,25 +38,19 @@ class Ant(RunOptions):
         }[self.goals]
         return f"metarl_l2f/{name}-v0", {**arguments, "horizon": self.settings.horizon}
 
-    def draw(self, rollouts: Rollouts, tasks: Any, folder: Path) -> None:
-        """Speeds before and after each inner step, where the task is about them."""
-        if self.goals != "place":
-            name = "direction asked for" if self.goals == "direction" else "goal speed, m/s"
-            figure = running_speeds(
-                rollouts.episodes,
-                tasks,
-                speed_column=FORWARD_SPEED,
-                task_name=name,
-                goals_are_speeds=self.goals == "velocity",
-            )
-            save(figure, folder / "speeds.png")
+    def draw(self) -> Draw:
+        """Pictures speeds, where the task is about them."""
+        if self.goals == "place":
+            return draws_nothing
+        name = "direction asked for" if self.goals == "direction" else "goal speed, m/s"
+        return draws_speeds(FORWARD_SPEED, name, goals_are_speeds=self.goals == "velocity")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
         options = parse(Ant(), arguments)
-        return launch("ant", options, options.draw)
+        return launch("ant", options, options.draw())
     except USER_ERRORS as error:
         return fail(error)
 

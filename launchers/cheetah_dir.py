@@ -2,36 +2,13 @@
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from metarl_l2f.core import Attenuation, InnerLoop
-from metarl_l2f.figures import running_speeds, save
+from metarl_l2f.launchers.locomotion import draws_speeds, settings
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, fail, launch, parse
-from metarl_l2f.rl.experiment import MetaRLSettings, PolicyNetwork
-from metarl_l2f.rl.meta_trpo import PolicyGradient, Rollouts
-from metarl_l2f.rl.trpo import TrustRegion
+from metarl_l2f.rl.experiment import MetaRLSettings
 
 FORWARD_SPEED = 8  # Column of the observation, m/s.
-
-
-def settings() -> MetaRLSettings:
-    """The paper's setting, and for what it leaves open the choices of the study in results/cheetah/README.md.
-
-    The policy explores with σ near 0.5 before adaptation and acts more quietly after it. Steps beyond the trained one
-    start from the quiet policy, whose gradients are larger, hence the small factor.
-    """
-    return MetaRLSettings(
-        tasks_per_batch=40,
-        episodes_per_task=20,
-        horizon=200,
-        policy=PolicyNetwork((64, 64), "tanh", initial_std=0.5),
-        attenuation=Attenuation(initial_gamma=0.9),
-        initial_std_gamma=0.5,
-        inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.05),
-        gradient=PolicyGradient(discount=0.99, gae_lambda=0.95),
-        region=TrustRegion(max_kl=0.05),
-    )
 
 
 @dataclass(frozen=True)
@@ -55,10 +32,7 @@ class CheetahDir(RunOptions):
         }
 
 
-def draw(rollouts: Rollouts, directions: Any, folder: Path) -> None:
-    """Speeds before and after each inner step."""
-    figure = running_speeds(rollouts.episodes, directions, speed_column=FORWARD_SPEED, task_name="direction asked for")
-    save(figure, folder / "speeds.png")
+draw = draws_speeds(FORWARD_SPEED, "direction asked for")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -183,7 +183,11 @@ Draw = Callable[[Rollouts, Any, Path], None]
 """Draws a domain's own pictures, from the evaluation's rollouts and tasks, into the run's folder."""
 
 
-def launch(name: str, options: RunOptions, draw: Draw = lambda rollouts, tasks, folder: None) -> int:
+def draws_nothing(rollouts: Rollouts, tasks: Any, folder: Path) -> None:
+    """For domains without a picture of their own."""
+
+
+def launch(name: str, options: RunOptions, draw: Draw = draws_nothing) -> int:
     """Train, or continue, one run; then evaluate it on held-out tasks and draw its pictures.
 
     Args:
