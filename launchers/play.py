@@ -49,6 +49,8 @@ class Options:
     """Inner gradient steps."""
     episodes: int | None = None
     """Episodes before adaptation and after every step, to adapt on; by default as in training."""
+    later_lr_factor: float | None = None
+    """Step size of steps beyond the trained ones, relative to the last trained one; by default as in training."""
     seed: int | None = None
     """Seed of the task, the start and the noise; by default the run's own."""
     checkpoint: Literal["best", "latest"] = "best"
@@ -218,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = tyro.cli(Options, args=arguments)
         torch.set_num_threads(1)
-        experiment = load_run(options.run, options.checkpoint)
+        experiment = load_run(options.run, options.checkpoint, later_lr_factor=options.later_lr_factor)
         try:
             print(play(experiment, options))
         finally:
