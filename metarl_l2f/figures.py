@@ -474,7 +474,7 @@ def running_speeds(
         half = speed.shape[1] // 2
         if goals_are_speeds:
             below.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
-        below.scatter(tasks, np.nanmean(speed[:, half:], axis=1), s=10, c=colours, zorder=2)
+        below.scatter(tasks, _mean_of_running(speed[:, half:]), s=10, c=colours, zorder=2)
         score = f"{float(batch.returns().mean()):.1f}".replace("-", "−")
         above.set_title(f"{'before' if step == 0 else _step_name(step)}\nreturn {score}", fontsize=TEXT_SIZE, color=INK)
         above.set_xlabel("time step", fontsize=TEXT_SIZE, color=INK)
@@ -500,3 +500,8 @@ def _mean_speeds(batch: Episodes, column: int) -> np.ndarray:
     total = (batch.observations[..., column].numpy() * mask).sum(1)
     running = mask.sum(1)
     return np.where(running > 0, total / np.maximum(running, 1), np.nan)
+
+
+def _mean_of_running(speeds: np.ndarray) -> np.ndarray:
+    """Over the steps in which an episode ran, (N, T) → (N,); NaN, which is not drawn, where none did."""
+    return np.array([row[np.isfinite(row)].mean() if np.isfinite(row).any() else np.nan for row in speeds])

@@ -531,3 +531,11 @@ def test_goal_speeds_get_the_line_on_which_speed_and_goal_agree():
 def test_speeds_need_a_number_per_task_and_a_column(tasks, column):
     with pytest.raises(ValueError, match=r"tasks must be \(N,\), one number for each task .* and column [12]"):
         figures.running_speeds([runs_at([0.0, 1.0])], tasks, speed_column=column, task_name="speed")
+
+
+def test_a_task_whose_episodes_all_end_early_has_no_dot_and_no_warning():
+    episodes = runs_at([1.0, 2.0])
+    episodes.mask[0, :, 1:] = 0
+    _, against = speeds_figure(episodes, tasks=[-1.0, 1.0]).axes
+    offsets = np.ma.filled(against.collections[0].get_offsets(), np.nan)
+    np.testing.assert_allclose(offsets[:, 1], [np.nan, 2.0])
