@@ -56,16 +56,12 @@ class Skeleton:
 
     def __init__(self, model: Any) -> None:
         parent, offset, mass = model.body_parentid[1:] - 1, model.body_pos[1:], model.body_mass[1:]
-        bodies = np.arange(len(parent))
-        # ancestry[k, b]: body b is body k or one that carries it, so that its hinge turns k.
-        self._ancestry = np.eye(len(bodies))
-        for body in bodies[1:]:
-            self._ancestry[body] += self._ancestry[parent[body]]
         # A body turns its own centre of mass, and everything that hangs from it by the offset of that part's hinge.
         levers = mass[:, None] * model.body_ipos[1:]
-        for child in bodies[1:]:
+        for child in range(1, len(parent)):
             levers[parent[child]] += model.body_subtreemass[1:][child] * offset[child]
-        self._levers = levers[:, [0, 2]] / mass.sum()
+        self._parents = parent.tolist()
+        self._levers = levers[:, [0, 2]].T[:, :, None] / mass.sum()
         self._root_height = offset[0, 2]
 
     def centre_of_mass(self, qpos: np.ndarray) -> np.ndarray:
@@ -74,13 +70,17 @@ class Skeleton:
         c = root + Σ_k R(α_k) l_k, with α_k the angle of body k (the sum of hinges above it), R the rotation about the
         y axis, and l_k the body's mass-weighted lever.
         """
-        angles = np.einsum("...j,kj->...k", qpos[..., ROOT_ANGLE:], self._ancestry)
+        # Bodies first, so that each is one run of numbers: (nq, n).
+        places = qpos.reshape(-1, qpos.shape[-1]).T.copy()
+        angles = places[ROOT_ANGLE:]
+        for body, parent in enumerate(self._parents[1:], 1):
+            angles[body] += angles[parent]
         cos, sin = np.cos(angles), np.sin(angles)
-        x, z = self._levers.T
-        centre = np.zeros((*qpos.shape[:-1], 3))
-        centre[..., 0] = qpos[..., ROOT_X] + (cos * x + sin * z).sum(-1)
-        centre[..., 2] = qpos[..., ROOT_Z] + self._root_height + (cos * z - sin * x).sum(-1)
-        return centre
+        x, z = self._levers
+        centre = np.zeros((places.shape[1], 3))
+        centre[:, 0] = places[ROOT_X] + (cos * x + sin * z).sum(0)
+        centre[:, 2] = places[ROOT_Z] + self._root_height + (cos * z - sin * x).sum(0)
+        return centre.reshape(*qpos.shape[:-1], 3)
 
 
 # --- Direction ---

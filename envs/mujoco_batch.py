@@ -392,7 +392,7 @@ class MuJoCoVectorEnv(TaskVectorEnv):
         """Which running simulations met bad numbers in the last step, (N,) bool."""
         before = self._divergences
         # Sums over everything are much faster, and nearly always enough.
-        if self._batch.warning.sum() == self._warnings and np.isfinite(self._batch.state.sum()):
+        if self._batch.warning.sum() == self._warnings and np.isfinite(self._qpos.sum() + self._qvel.sum()):
             return np.zeros(self.num_envs, bool)
         self._count_divergences()
         # MuJoCo looks for bad numbers before each physics step, so those of the last one are still to be found.

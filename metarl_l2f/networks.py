@@ -140,7 +140,7 @@ class MLP(nn.Module):
             raise ValueError(f"activation must be one of {get_args(Activation)}, got {activation!r}")
         if min(sizes) < 1:
             raise ValueError(f"layer sizes must be positive, got {tuple(sizes)}")
-        self.activation = torch.tanh if activation == "tanh" else torch.relu
+        self.activation = tanh if activation == "tanh" else torch.relu
         layers = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
         for layer in layers:
             nn.init.xavier_uniform_(layer.weight, generator=generator)
@@ -166,6 +166,16 @@ def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if weight.ndim == 2:
         return F.linear(inputs, weight, bias)
     return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT)
+
+
+def tanh(inputs: Tensor) -> Tensor:
+    """tanh x; where nobody asks for its derivative, as 2 σ(2x) − 1, in place of the inputs.
+
+    On a CPU torch computes σ several times as fast as tanh. With derivatives the detour costs more than it saves.
+    """
+    if torch.is_grad_enabled():
+        return torch.tanh(inputs)
+    return inputs.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 class GaussianPolicy(nn.Module):

@@ -17,14 +17,14 @@ def test_conjugate_gradient_solves_in_as_many_steps_as_dimensions():
     a, b = spd(), torch.arange(1.0, 7.0, dtype=torch.float64)
     x, residual = conjugate_gradient(lambda v: a @ v, b, iterations=6, tolerance=0.0)
     torch.testing.assert_close(x, torch.linalg.solve(a, b), rtol=1e-8, atol=1e-8)
-    assert residual < 1e-8
+    assert residual.norm() < 1e-8
 
 
 def test_first_conjugate_gradient_step_by_hand():
     # A = diag(1, 2), b = (1, 1): step length b·b / b·Ab = 2/3
     x, residual = conjugate_gradient(lambda v: torch.tensor([1.0, 2.0]) * v, torch.ones(2), iterations=1)
     torch.testing.assert_close(x, torch.tensor([2 / 3, 2 / 3]))
-    assert residual == pytest.approx(1 / 3)  # r = (1/3, −1/3), |r| / |b| = (√2/3) / √2
+    torch.testing.assert_close(residual, torch.tensor([1 / 3, -1 / 3]))  # r = b − 2/3 A b
 
 
 def quadratic_problem(scale=1.0):
@@ -46,6 +46,14 @@ def test_step_reaches_the_kl_bound_along_the_natural_gradient():
     torch.testing.assert_close(step, expected, rtol=1e-6, atol=1e-9)
     assert log.kl == pytest.approx(0.02, rel=1e-6)
     assert log.surrogate_after < log.surrogate_before
+
+
+def test_the_log_says_how_much_of_the_gradient_conjugate_gradient_left():
+    # One iteration on F = diag(1, 2) and g = (1, 1) leaves (1/3, −1/3): |r| / |g| = (√2/3) / √2.
+    region = TrustRegion(cg_iterations=1, damping=0.0)
+    fisher = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    _, log = trust_region_step(torch.ones(2).double(), lambda v: fisher * v, lambda step: (-1.0, 0.0), 0.0, region)
+    assert log.cg_residual == pytest.approx(1 / 3)
 
 
 def test_line_search_backtracks_until_the_kl_fits():

@@ -57,7 +57,7 @@ class StepLog:
     """Why not accepted; empty when accepted."""
 
 
-def conjugate_gradient(product: Product, b: Tensor, iterations: int, tolerance: float = 1e-10) -> tuple[Tensor, float]:
+def conjugate_gradient(product: Product, b: Tensor, iterations: int, tolerance: float = 1e-10) -> tuple[Tensor, Tensor]:
     """Solve A x = b for a symmetric positive definite A known by its products.
 
     Args:
@@ -66,11 +66,10 @@ def conjugate_gradient(product: Product, b: Tensor, iterations: int, tolerance: 
         iterations: at most this many products.
         tolerance: stop when the squared residual norm falls below it.
     Returns:
-        x (P,), and the residual's norm relative to b's.
+        x (P,), and the residual b − A x (P,).
     """
     x, residual = torch.zeros_like(b), b.clone()
     direction, squared = residual.clone(), residual @ residual
-    start = squared
     for _ in range(iterations):
         if squared < tolerance:
             break
@@ -81,7 +80,7 @@ def conjugate_gradient(product: Product, b: Tensor, iterations: int, tolerance: 
         following = residual @ residual
         direction = residual + (following / squared) * direction
         squared = following
-    return x, float((squared / start).sqrt()) if start > 0 else 0.0
+    return x, residual
 
 
 def trust_region_step(
@@ -116,8 +115,9 @@ def trust_region_step(
     def damped(v: Tensor) -> Tensor:
         return product(v) + region.damping * v
 
-    direction, residual = conjugate_gradient(damped, gradient, region.cg_iterations)
-    curvature = float(direction @ damped(direction))
+    direction, remainder = conjugate_gradient(damped, gradient, region.cg_iterations)
+    residual = float(remainder.norm() / gradient.norm())
+    curvature = float(direction @ (gradient - remainder))  # xᵀFx without a further product, for F x = g − remainder.
     if not (direction.isfinite().all() and math.isfinite(curvature) and curvature > 0):
         return rejected("conjugate gradient broke down: a curvature product is not finite or not positive", residual)
     full = -math.sqrt(2 * region.max_kl / curvature) * direction
