@@ -8,7 +8,7 @@ INSTALLED := .venv/installed
 CODE := $(wildcard metarl_l2f envs launchers tests benchmarks examples)
 
 # One name a launcher: `make cheetah-vel` runs launchers/cheetah_vel.py, whose first line is its help below.
-LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params evaluate play
+LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid evaluate play
 
 .DEFAULT_GOAL := help
 .PHONY: help install $(LAUNCHERS) test lint types format clean

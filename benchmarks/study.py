@@ -15,7 +15,8 @@ import tyro
 from metarl_l2f import MetaRL
 from metarl_l2f.evaluation import Evaluation, mean_interval, paired_differences, task_groups
 from metarl_l2f.figures import learning_curve, save
-from metarl_l2f.launchers.meta_rl import evaluate, load_run, read_config
+from metarl_l2f.launchers.meta_rl import evaluate, load_run
+from metarl_l2f.launchers.run import read_config
 from metarl_l2f.training import checkpoint, metrics
 from metarl_l2f.training.loop import BEST_FILE
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from metarl_l2f.launchers.locomotion import draws_speeds, settings
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, Draw, RunOptions, draws_nothing, fail, launch, parse
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, Draw, RunOptions, draws_nothing, launch
+from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings
 
 FORWARD_SPEED = 13  # Column of the observation without x and y, m/s.

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, evaluate, fail, load_run
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, evaluate, load_run
+from metarl_l2f.launchers.run import fail
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.figures import navigation_paths, save
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, fail, launch, parse
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
+from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.meta_trpo import PolicyGradient, Rollouts
 from metarl_l2f.rl.trpo import TrustRegion

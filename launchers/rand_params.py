@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from metarl_l2f.launchers.locomotion import settings
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, fail, launch, parse
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
+from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings
 
 

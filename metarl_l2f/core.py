@@ -21,9 +21,10 @@ Params = dict[str, Tensor]
 Loss = Callable[[Params], Tensor]
 
 Scope = Literal["network", "layer", "tensor", "filter", "weight"]
-Conditioning = Literal["gradient", "none"]
+Conditioning = Literal["gradient", "none", "prototype"]
 Transform = Literal["attenuate", "scale", "affine"]
 EmbeddingScale = Literal["raw", "normalised", "standardised"]
+StepSizeScope = Literal["tensor", "weight"]
 
 WIDEST_ATTENUATOR = 64
 """Hidden units of the attenuator at most; the official n → n → n network would outgrow the policy at scope `filter`."""
@@ -38,7 +39,8 @@ class Attenuation:
     of a tensor), or nothing (every weight has its own). Table 4."""
     conditioning: Conditioning = "gradient"
     """`gradient`: γ is read off the task's mean gradients (Eq. 4). `none`: γ is learned freely, the same for every
-    task, starts at 1 (whatever initial_gamma) and is not squashed (Table 4)."""
+    task, starts at 1 (whatever initial_gamma) and is not squashed (Table 4). `prototype`: γ is read off an embedding of
+    the task that the caller brings, such as the mean class prototype of a prototypical network (Table 5)."""
     transform: Transform = "attenuate"
     """`attenuate`: γθ with γ ∈ (0, 1); `scale`: γθ without the sigmoid; `affine`: γθ + δ, without it. Table 6."""
     embedding: EmbeddingScale = "normalised"
@@ -65,7 +67,9 @@ class InnerLoop:
     inner_lr: float = 0.1
     """Step size α; where it starts when it is learned."""
     learn_inner_lr: bool = False
-    """Learn one step size per tensor and step (Meta-SGD, LSLR) together with the initialisation."""
+    """Learn the step sizes, each step's own, together with the initialisation."""
+    inner_lr_scope: StepSizeScope = "tensor"
+    """What shares a learned step size: a `tensor` (LSLR of MAML++), or nothing: each `weight` its own (Meta-SGD)."""
     later_lr_factor: float = 0.5
     """Step size of steps beyond the trained ones, relative to the last trained one (the MAML paper halves it)."""
     first_order: bool = False
@@ -74,6 +78,7 @@ class InnerLoop:
     def __post_init__(self) -> None:
         if self.inner_steps < 1:
             raise ValueError(f"inner_steps must be a positive number of inner gradient steps, got {self.inner_steps}")
+        _one_of("inner_lr_scope", self.inner_lr_scope, StepSizeScope)
         for name in ("inner_lr", "later_lr_factor"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive, finite step size, got {getattr(self, name)}")
@@ -122,7 +127,7 @@ def share_gammas(shapes: dict[str, torch.Size], scope: Scope) -> list[Tensor]:
     return owners
 
 
-def embed(gradients: Sequence[Tensor], owner: Tensor, scale: EmbeddingScale) -> Tensor:
+def embed(gradients: Sequence[Tensor], owner: Tensor, scale: EmbeddingScale, entries: int | None = None) -> Tensor:
     """Task embedding: the mean gradient over everything that shares a γ, eˡ = mean(∇_θˡ L_D(f_θ)) (Sec. 3.4).
 
     Args:
@@ -130,13 +135,14 @@ def embed(gradients: Sequence[Tensor], owner: Tensor, scale: EmbeddingScale) -> 
         owner: (P,), which entry of γ each scalar belongs to.
         scale: `raw` as in the paper; `normalised`: each tensor first divided by its root mean square; `standardised`:
             that times √n, n the number of scalars in the mean.
+        entries: L, where it is known; else it is looked up in `owner`.
     Returns:
         (L,), detached: the embedding is data, not a path for gradients.
     """
     if scale != "raw":
         gradients = [g / g.square().mean().sqrt().clamp_min(torch.finfo(g.dtype).tiny) for g in gradients]
     flat = torch.cat([g.flatten() for g in gradients]).detach()
-    entries = int(owner.max()) + 1
+    entries = int(owner.max()) + 1 if entries is None else entries
     zeros = flat.new_zeros(entries)
     counts = zeros.scatter_add(0, owner, torch.ones_like(flat))
     return zeros.scatter_add(0, owner, flat) / (counts.sqrt() if scale == "standardised" else counts)
@@ -192,6 +198,7 @@ class L2F(nn.Module):
         adapted: which parameters (by name) the inner loop moves; all by default (ANIL: the last layer's).
         logarithmic: names of parameters that hold a logarithm (log σ), attenuated as log σ + log γ.
         initial_gammas: where γ starts for single parameters, by name, instead of where the others do.
+        embedding_size: numbers in the embedding that the caller brings; with conditioning on a prototype only.
         generator: draws the attenuator's initial weights.
     """
 
@@ -209,6 +216,7 @@ class L2F(nn.Module):
         adapted: Callable[[str], bool] = lambda name: True,
         logarithmic: Sequence[str] = (),
         initial_gammas: Mapping[str, float] | None = None,
+        embedding_size: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -221,7 +229,10 @@ class L2F(nn.Module):
         self.attenuated_names = _chosen("attenuated", shapes, attenuated) if attenuation else []
         if unknown := set(logarithmic) - set(shapes):
             raise ValueError(f"logarithmic names no parameter of the network: {sorted(unknown)}; it has {list(shapes)}")
-        alpha = torch.full((self.inner.inner_steps, len(self.adapted_names)), self.inner.inner_lr)
+        self._adapted_shapes = {name: shapes[name] for name in self.adapted_names}
+        shared = self.inner.inner_lr_scope == "tensor"
+        columns = len(self.adapted_names) if shared else sum(shape.numel() for shape in self._adapted_shapes.values())
+        alpha = torch.full((self.inner.inner_steps, columns), self.inner.inner_lr)
         if self.inner.learn_inner_lr:
             self.step_sizes = nn.Parameter(alpha)
         else:
@@ -230,17 +241,26 @@ class L2F(nn.Module):
             self._shapes = {name: shapes[name] for name in self.attenuated_names}
             owner = torch.cat([o.flatten() for o in share_gammas(self._shapes, attenuation.scope)])
             self.register_buffer("owner", owner, persistent=False)
-            self._build_attenuator(attenuation, int(owner.max()) + 1, generator)
+            self._entries = int(owner.max()) + 1
+            self._build_attenuator(attenuation, embedding_size, generator)
             self._set_initial_gammas(attenuation, initial_gammas or {})
 
-    def _build_attenuator(self, attenuation: Attenuation, entries: int, generator: torch.Generator | None) -> None:
+    def _build_attenuator(
+        self, attenuation: Attenuation, embedding_size: int | None, generator: torch.Generator | None
+    ) -> None:
+        if (attenuation.conditioning == "prototype") != (embedding_size is not None):
+            raise ValueError(
+                "embedding_size goes with conditioning='prototype', and only with it; got "
+                f"{embedding_size} with conditioning={attenuation.conditioning!r}"
+            )
+        entries = self._entries
         outputs = 2 * entries if attenuation.transform == "affine" else entries
         if attenuation.conditioning == "none":
             self.free = nn.Parameter(torch.empty(outputs))
             return
-        hidden = min(entries, WIDEST_ATTENUATOR)
-        self.attenuator = nn.Sequential(nn.Linear(entries, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-        for width, layer in ((entries, self.attenuator[0]), (hidden, self.attenuator[2])):
+        inputs, hidden = embedding_size or entries, min(entries, WIDEST_ATTENUATOR)
+        self.attenuator = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+        for width, layer in ((inputs, self.attenuator[0]), (hidden, self.attenuator[2])):
             bound = 1 / math.sqrt(width)
             for parameter in layer.parameters():
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
@@ -251,7 +271,7 @@ class L2F(nn.Module):
         if unknown := set(special) - set(self.attenuated_names):
             raise ValueError(f"initial_gammas names no attenuated parameter: {sorted(unknown)}")
         free = attenuation.conditioning == "none"
-        gamma = torch.full((int(self.owner.max()) + 1,), 1.0 if free else attenuation.initial_gamma)
+        gamma = torch.full((self._entries,), 1.0 if free else attenuation.initial_gamma)
         for name, value in special.items():
             _check_initial_gamma(value)
             gamma[self._owned_entries()[name]] = value
@@ -270,11 +290,12 @@ class L2F(nn.Module):
         """The initialisation θ, by name."""
         return dict(self.network.named_parameters())
 
-    def gamma(self, gradients: Params) -> tuple[Tensor, Tensor | None]:
+    def gamma(self, gradients: Params, prototype: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The task's attenuation γ = sigmoid(MLP_φ(e)) (Eq. 4), and the shift δ where the transform is affine.
 
         Args:
             gradients: of the task's loss at θ, by name.
+            prototype: (embedding_size,), read instead of the gradients where γ is conditioned on it.
         Returns:
             γ (L,) and δ (L,) or None.
         """
@@ -282,8 +303,14 @@ class L2F(nn.Module):
         if self.attenuation.conditioning == "none":
             output = self.free
         else:
-            chosen = [gradients[name] for name in self.attenuated_names]
-            output = self.attenuator(embed(chosen, self.owner, self.attenuation.embedding))
+            if self.attenuation.conditioning == "prototype":
+                if prototype is None:
+                    raise ValueError("conditioning='prototype' needs each task's prototype, got None; pass prototype=")
+                embedding = prototype
+            else:
+                chosen = [gradients[name] for name in self.attenuated_names]
+                embedding = embed(chosen, self.owner, self.attenuation.embedding, self._entries)
+            output = self.attenuator(embedding)
             if self.attenuation.transform == "attenuate":
                 output = output.sigmoid()
         if self.attenuation.transform == "affine":
@@ -313,13 +340,20 @@ class L2F(nn.Module):
         result = grad(lambda moved: loss(params | moved))(chosen)
         return {name: g.detach() for name, g in result.items()} if self.inner.first_order else result
 
-    def start(self, loss: Loss) -> Start:
-        """Attenuate the initialisation for the task that `loss` belongs to (Algorithm 1, lines 6 to 10)."""
+    def start(self, loss: Loss, prototype: Tensor | None = None, differentiable: bool = True) -> Start:
+        """Attenuate the initialisation for the task that `loss` belongs to (Algorithm 1, lines 6 to 10).
+
+        Args:
+            loss: of the task.
+            prototype: (embedding_size,), what γ is read off where it is conditioned on that.
+            differentiable: whether the gradients at θ may be differentiated again; the embedding does without.
+        """
         theta = self.theta
-        gradients = self.gradients(loss, theta, list(dict.fromkeys(self.attenuated_names + self.adapted_names)))
+        at = theta if differentiable else {name: p.detach() for name, p in theta.items()}
+        gradients = self.gradients(loss, at, list(dict.fromkeys(self.attenuated_names + self.adapted_names)))
         if self.attenuation is None:
             return Start(theta, next(iter(theta.values())).new_zeros(0), gradients)
-        gamma, delta = self.gamma(gradients)
+        gamma, delta = self.gamma(gradients, prototype)
         shift = None if delta is None else self._spread(delta)
         return Start(attenuate(theta, self._spread(gamma), shift, self.logarithmic), gamma, gradients)
 
@@ -327,33 +361,48 @@ class L2F(nn.Module):
         """Step sizes of inner step `step` (from 0) by name; those beyond the trained steps shrink the last."""
         trained = self.inner.inner_steps
         row = self.step_sizes[step] if step < trained else self.inner.later_lr_factor * self.step_sizes[-1]
-        return dict(zip(self.adapted_names, row, strict=True))
+        if self.inner.inner_lr_scope == "tensor":
+            return dict(zip(self.adapted_names, row, strict=True))
+        pieces = row.split([shape.numel() for shape in self._adapted_shapes.values()])
+        return {n: piece.reshape(s) for (n, s), piece in zip(self._adapted_shapes.items(), pieces, strict=True)}
 
     def step(self, params: Params, gradients: Params, step: int) -> Params:
         """Inner step number `step` (from 0) along gradients (Eq. 1)."""
         return descend(params, {name: gradients[name] for name in self.adapted_names}, self.alpha(step))
 
-    def adapt(
-        self, losses: Sequence[Loss], first: Loss | None = None, gradient_at_init: bool = False
-    ) -> tuple[Params, Start]:
+    def trajectory(
+        self,
+        losses: Sequence[Loss],
+        first: Loss | None = None,
+        gradient_at_init: bool = False,
+        prototype: Tensor | None = None,
+    ) -> tuple[list[Params], Start]:
         """Attenuate, then take one gradient step per loss (Algorithm 1, lines 6 to 14).
 
         Args:
             losses: one per inner step.
             first: the loss whose gradient at θ the embedding reads; by default that of the first step.
             gradient_at_init: step first along that same gradient at θ, instead of the one at θ̄.
+            prototype: (embedding_size,), what γ is read off where it is conditioned on that.
         Returns:
-            The adapted parameters, and where they started.
+            The parameters after 0, 1, … steps, of which the first are θ̄; and where they started.
         """
-        start = self.start(first or losses[0])
         # Without attenuation θ̄ = θ: the gradient of the first step is known.
         known = gradient_at_init or (first is None and self.attenuation is None)
-        params = start.params
+        start = self.start(first or losses[0], prototype, differentiable=known)
+        path = [start.params]
         for number, loss in enumerate(losses):
             at_init = known and number == 0
-            gradients = start.gradients if at_init else self.gradients(loss, params)
-            params = self.step(params, gradients, number)
-        return params, start
+            gradients = start.gradients if at_init else self.gradients(loss, path[-1])
+            path.append(self.step(path[-1], gradients, number))
+        return path, start
+
+    def adapt(
+        self, losses: Sequence[Loss], first: Loss | None = None, gradient_at_init: bool = False
+    ) -> tuple[Params, Start]:
+        """The end of a `trajectory`: the adapted parameters, and where they started."""
+        path, start = self.trajectory(losses, first, gradient_at_init)
+        return path[-1], start
 
 
 def _chosen(role: str, shapes: dict[str, torch.Size], predicate: Callable[[str], bool]) -> list[str]:

@@ -57,16 +57,23 @@ class Evaluation:
     """What was measured: run, method, checkpoint, later step sizes."""
     tasks: np.ndarray | None = None
     """(N, ...), what the tasks were, where they are numbers."""
+    score: str = "return"
+    """What was measured: return, mse, accuracy."""
+
+    @property
+    def digits(self) -> int:
+        """Decimals worth printing: returns are large numbers, errors and accuracies small ones."""
+        return 2 if self.score == "return" else 4
 
     def intervals(self) -> list[Interval]:
         """Mean over tasks and its interval, after 0 … k steps."""
         return [mean_interval(column) for column in self.scores.T]
 
-    def table(self, score: str = "return") -> str:
+    def table(self) -> str:
         """A plain-text table, one line per step."""
-        numbered = enumerate(self.intervals())
-        rows = [f"{step:>5}  {interval.mean:>9.2f} ± {interval.half_width:.2f}" for step, interval in numbered]
-        heading = f"steps  {score} (mean over {len(self.scores)} held-out tasks ± 95 % interval)"
+        numbered, digits = enumerate(self.intervals()), self.digits
+        rows = [f"{k:>5}  {interval.mean:>9.{digits}f} ± {interval.half_width:.{digits}f}" for k, interval in numbered]
+        heading = f"steps  {self.score} (mean over {len(self.scores)} held-out tasks ± 95 % interval)"
         return "\n".join([heading, *rows, *self._table_by_task()])
 
     def _table_by_task(self) -> list[str]:
@@ -89,6 +96,7 @@ class Evaluation:
         content = {
             "protocol": dict(self.protocol),
             "model": dict(self.model),
+            "score": self.score,
             "mean": [interval.mean for interval in self.intervals()],
             "interval_95": [_finite(interval.half_width) for interval in self.intervals()],
             "scores": np.asarray(self.scores).round(4).tolist(),
@@ -102,7 +110,11 @@ def load_evaluation(path: Path) -> Evaluation:
     content = json.loads(Path(path).read_text())
     tasks = content.get("tasks")
     return Evaluation(
-        np.array(content["scores"]), content["protocol"], content["model"], None if tasks is None else np.array(tasks)
+        np.array(content["scores"]),
+        content["protocol"],
+        content["model"],
+        None if tasks is None else np.array(tasks),
+        content.get("score", "return"),
     )
 
 

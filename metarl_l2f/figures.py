@@ -21,10 +21,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from .envs.navigation import move
 from .evaluation import mean_interval
 from .rl.episodes import Episodes
+from .supervised.episodes import Task
 from .training import metrics
 from .training.checkpoint import write_atomically
 
@@ -54,6 +56,8 @@ PANEL_SIZE = 1.6  # Inches.
 SMALLEST_PANEL = 1.0  # Inches: narrower pictures have more rows.
 HEADING_SIZE = 0.35  # Inches: the two lines of text above a panel.
 TASKS_SHOWN = 5
+SINUSOID_PANEL = 1.5  # Inches of height.
+LEGEND_HEIGHT = 0.5  # Inches above the panels.
 FARTHEST = 1.5  # Panels end so many times as far out as the farthest goal, lest one stray path dwarf the rest.
 
 # Which fonts a PDF gets is a global setting of matplotlib: one thread at a time may change and restore it.
@@ -95,11 +99,16 @@ class _Curve(NamedTuple):
 
 
 def learning_curve(
-    runs: Sequence[Run], labels: Sequence[str] | None = None, *, window: int | None = None, width: float = 5.0
+    runs: Sequence[Run],
+    labels: Sequence[str] | None = None,
+    *,
+    score: str = "return",
+    window: int | None = None,
+    width: float = 5.0,
 ) -> Figure:
-    """Draw the return over training, against environment steps (iterations, if a run did not count its steps).
+    """Draw a score over training, against environment steps (iterations, if a run did not count its steps).
 
-    Of one run: the return before adaptation and after every inner step, as logged (faint) and as running means, and the
+    Of one run: the score before adaptation and after every inner step, as logged (faint) and as running means, and the
     validation after the last step (circles). Of several runs: the running means before adaptation (dashed) and after
     the last step. Runs with the same label are seeds of one method and give one curve, their mean at each iteration
     with its 95 % t-interval, which ends where the shortest of them does.
@@ -107,12 +116,13 @@ def learning_curve(
     Args:
         runs: of each, the folder, its metrics.jsonl, or the lines as `metrics.read` returns them.
         labels: one per run, such as its method. Without labels every run is drawn alone, under its folder's name.
+        score: the tags SCORE/step_0 … SCORE/step_k are drawn: `return`, or `validation/accuracy` and its like.
         window: iterations in a running mean, an even number counting as the next odd one; by default 5 % of the run.
         width: of the picture, inches; the height is two thirds of it.
 
     Raises:
         TypeError: one run was given where a list of runs is due.
-        ValueError: a run has no metrics or no returns; labels, window or the number of curves do not fit.
+        ValueError: a run has no metrics or no such score; labels, window or the number of curves do not fit.
     """
     if isinstance(runs, str | os.PathLike) or any(isinstance(run, Mapping) for run in runs):
         raise TypeError("runs must be a list of runs, got a single one; write [run]")
@@ -123,16 +133,17 @@ def learning_curve(
     if window is not None and window < 1:
         raise ValueError(f"window must be a positive number of iterations, got {window}")
     names = _names(runs)
-    logs = [_read(run, name) for run, name in zip(runs, names, strict=True)]
+    logs = [_read(run, name, score) for run, name in zip(runs, names, strict=True)]
     x_key = "env_steps" if all("env_steps" in line for log in logs for line in log) else "iteration"
 
     figure = Figure(figsize=(width, width * 2 / 3), layout="constrained")
     axes = figure.subplots()
     if len(runs) == 1:
-        handles = _draw_run(axes, logs[0], x_key, window)
+        handles = _draw_run(axes, logs[0], score, x_key, window)
     else:
-        handles = _draw_groups(axes, _grouped(logs, names if labels is None else labels), x_key, window)
-    _finish_curves(axes, x_key)
+        groups = _grouped(logs, names if labels is None else labels, score)
+        handles = _draw_groups(axes, groups, score, x_key, window)
+    _finish_curves(axes, score, x_key)
     legend = figure.legend(
         handles=handles,
         loc="outside upper center",
@@ -166,18 +177,18 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return np.array([values[i - r : i + r + 1].mean() for i, r in enumerate(reach)])
 
 
-def _draw_run(axes: Axes, log: Log, x_key: str, window: int | None) -> list[Line2D]:
+def _draw_run(axes: Axes, log: Log, score: str, x_key: str, window: int | None) -> list[Line2D]:
     handles = []
-    steps = _steps(log)
+    steps = _steps(log, score)
     for step in steps:
-        raw = _curve(log, f"return/step_{step}", x_key)
+        raw = _curve(log, f"{score}/step_{step}", x_key)
         smooth = _smoothed(raw, window)
-        colour = BEFORE if step == 0 else COLOURS[(step - 1) % len(COLOURS)]
+        colour = _step_colour(step)
         axes.plot(raw.x, raw.y, color=colour, linewidth=0.6, alpha=0.35)
         handles += axes.plot(
             smooth.x, smooth.y, color=colour, linewidth=1.6, marker=_marker(raw.x), markersize=4, label=_step_name(step)
         )
-    validation = _curve(log, f"validation/return/step_{steps[-1]}", x_key)
+    validation = _curve(log, f"validation/{score}/step_{steps[-1]}", x_key)
     if len(validation.x):
         handles += axes.plot(
             validation.x,
@@ -196,14 +207,16 @@ def _draw_run(axes: Axes, log: Log, x_key: str, window: int | None) -> list[Line
     return handles
 
 
-def _draw_groups(axes: Axes, groups: Mapping[str, list[Log]], x_key: str, window: int | None) -> list[Line2D]:
+def _draw_groups(
+    axes: Axes, groups: Mapping[str, list[Log]], score: str, x_key: str, window: int | None
+) -> list[Line2D]:
     handles = []
     dashed: dict[str, Any] = {"linestyle": (0, (3, 1.5)), "linewidth": 1.0, "markerfacecolor": "white"}
-    last_steps = {_steps(log)[-1] for logs in groups.values() for log in logs}
+    last_steps = {_steps(log, score)[-1] for logs in groups.values() for log in logs}
     for colour, (label, logs) in zip(COLOURS, groups.items(), strict=False):
         style: dict[str, Any] = {"color": colour, "markersize": 4}
-        before = [_smoothed(_curve(log, "return/step_0", x_key), window) for log in logs]
-        after = [_smoothed(_curve(log, f"return/step_{_steps(log)[-1]}", x_key), window) for log in logs]
+        before = [_smoothed(_curve(log, f"{score}/step_0", x_key), window) for log in logs]
+        after = [_smoothed(_curve(log, f"{score}/step_{_steps(log, score)[-1]}", x_key), window) for log in logs]
         _draw_mean(axes, before, **dashed, **style)
         (line,) = _draw_mean(axes, after, linewidth=1.6, **style)
         line.set_label(label if len(logs) == 1 else f"{label} ({len(logs)} runs)")
@@ -248,10 +261,11 @@ def _step_name(step: int) -> str:
     return "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
 
 
-def _steps(log: Log) -> list[int]:
-    """The inner steps after which the return was logged, 0 … k."""
+def _steps(log: Log, score: str) -> list[int]:
+    """The inner steps after which the score was logged, 0 … k."""
     keys = {key for line in log for key in line}
-    return sorted(int(match[1]) for match in map(re.compile(r"return/step_(\d+)").fullmatch, keys) if match)
+    pattern = re.compile(rf"{re.escape(score)}/step_(\d+)")
+    return sorted(int(match[1]) for match in map(pattern.fullmatch, keys) if match)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -263,23 +277,25 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return [names.get(i, f"run {i + 1}") for i in range(len(runs))]
 
 
-def _read(run: Run, name: str) -> Log:
+def _read(run: Run, name: str, score: str) -> Log:
     try:
         log: Log = metrics.read(run) if isinstance(run, str | os.PathLike) else run
     except FileNotFoundError as error:
         raise ValueError(f"{run} has no {metrics.METRICS_FILE}; give a folder that training wrote") from error
     if not log:
         raise ValueError(f"{name} has no metrics yet; draw it after its first iteration")
-    steps = _steps(log)
+    steps = _steps(log, score)
     if not steps:
-        raise ValueError(f"{name} has no returns, no key return/step_0, but {', '.join(log[0])}; give a run of meta-RL")
-    last = f"return/step_{steps[-1]}"
+        raise ValueError(
+            f"{name} has no {score}, no key {score}/step_0, but {', '.join(log[0])}; give a run that measured it"
+        )
+    last = f"{score}/step_{steps[-1]}"
     if all(line.get(last) is None for line in log):
         raise ValueError(f"{name} has no finite {last} in any of its {len(log)} iterations; there is nothing to draw")
     return log
 
 
-def _grouped(logs: Sequence[Log], labels: Sequence[str]) -> dict[str, list[Log]]:
+def _grouped(logs: Sequence[Log], labels: Sequence[str], score: str) -> dict[str, list[Log]]:
     groups: dict[str, list[Log]] = {}
     for label, log in zip(labels, logs, strict=True):
         groups.setdefault(label, []).append(log)
@@ -289,7 +305,7 @@ def _grouped(logs: Sequence[Log], labels: Sequence[str]) -> dict[str, list[Log]]
             "give seeds of one method the same label, or draw several pictures"
         )
     for label, group in groups.items():
-        lasts = sorted({_steps(log)[-1] for log in group})
+        lasts = sorted({_steps(log, score)[-1] for log in group})
         if len(lasts) > 1:
             raise ValueError(
                 f"the runs labelled {label!r} must take equally many inner steps, got {lasts}; label them apart"
@@ -297,8 +313,8 @@ def _grouped(logs: Sequence[Log], labels: Sequence[str]) -> dict[str, list[Log]]
     return groups
 
 
-def _finish_curves(axes: Axes, x_key: str) -> None:
-    axes.set_ylabel("mean return", fontsize=TEXT_SIZE, color=INK)
+def _finish_curves(axes: Axes, score: str, x_key: str) -> None:
+    axes.set_ylabel(f"mean {score.removeprefix('validation/').replace('_', ' ')}", fontsize=TEXT_SIZE, color=INK)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines["right"].set_visible(False)
@@ -505,3 +521,69 @@ def _mean_speeds(batch: Episodes, column: int) -> np.ndarray:
 def _mean_of_running(speeds: np.ndarray) -> np.ndarray:
     """Over the steps in which an episode ran, (N, T) → (N,); NaN, which is not drawn, where none did."""
     return np.array([row[np.isfinite(row)].mean() if np.isfinite(row).any() else np.nan for row in speeds])
+
+
+# --- Sinusoids ---
+
+
+def sinusoid_fit(tasks: Task, fits: Mapping[str, Tensor], *, width: float = 7.0) -> Figure:
+    """Draw what networks make of a few points of a sinusoid, before and after each inner step (Figure 4).
+
+    One column a curve, one row a network: the points adapted to, the curve they are from, and the fits.
+
+    Args:
+        tasks: N sinusoids, their query points in the order of x.
+        fits: of each network, by name, its outputs at the query points after 0 … k steps, (N, k + 1, n, 1).
+        width: of the picture, inches.
+    """
+    number, most = len(tasks.query), max(outputs.shape[1] for outputs in fits.values()) - 1
+    size = (width, SINUSOID_PANEL * len(fits) + LEGEND_HEIGHT)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(fits), number, sharex=True, sharey="col", squeeze=False)
+    for (name, outputs), row in zip(fits.items(), panels, strict=True):
+        for task, axes in enumerate(row):
+            x = tasks.query[task, :, 0]
+            axes.plot(x, tasks.query_targets[task, :, 0], color=INK, linewidth=3.0, alpha=0.2, solid_capstyle="round")
+            for step, fit in enumerate(outputs[task, :, :, 0]):
+                dashes = (0, (3, 1.5)) if step == 0 else "-"
+                axes.plot(x, fit, color=_step_colour(step), linewidth=1.2, linestyle=dashes)
+            axes.plot(
+                tasks.support[task, :, 0],
+                tasks.support_targets[task, :, 0],
+                linestyle="none",
+                marker="o",
+                markersize=4,
+                color=INK,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+            )
+            _finish_panel(axes)
+        row[0].set_ylabel(name, fontsize=TEXT_SIZE, color=INK)
+    handles = [
+        Line2D([], [], color=INK, linestyle="none", marker="o", markersize=4, label="given points"),
+        Line2D([], [], color=INK, linewidth=3.0, alpha=0.2, label="curve"),
+        Line2D([], [], color=BEFORE, linewidth=1.2, linestyle=(0, (3, 1.5)), label=_step_name(0)),
+        *(Line2D([], [], color=_step_colour(s), linewidth=1.2, label=_step_name(s)) for s in range(1, most + 1)),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=4,
+        fontsize=SMALL_SIZE,
+        labelcolor=INK,
+        frameon=False,
+        handlelength=1.8,
+    )
+    return figure
+
+
+def _step_colour(step: int) -> str:
+    return BEFORE if step == 0 else COLOURS[(step - 1) % len(COLOURS)]
+
+
+def _finish_panel(axes: Axes) -> None:
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set(color=FRAME, linewidth=0.8)
+    axes.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, color=FRAME, width=0.8, length=3)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from metarl_l2f import MetaRL, MetaRLSettings, PolicyNetwork
-from metarl_l2f.launchers import cheetah_dir, navigation
+from metarl_l2f.launchers import cheetah_dir, navigation, sinusoid
 from metarl_l2f.training.metrics import read
 
 ROOT = Path(__file__).parents[1]
@@ -111,8 +111,25 @@ def test_every_key_of_maml_is_documented():
         assert described_by(key, documented("Keys")), key
 
 
-def test_a_run_leaves_exactly_the_documented_files(run, cheetah_run):
-    files = [path.name for folder in (run, cheetah_run) for path in folder.iterdir()]
+@pytest.fixture(scope="module")
+def sinusoid_run(tmp_path_factory):
+    """A finished supervised run with everything on that adds keys."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    flags = "--iterations 2 --tasks-per-batch 2 --inner-steps 2 --learn-inner-lr --diagnostics-every 1 --threads 1 "
+    flags += "--evaluation-tasks 2 --evaluation-repeats 2 --log-dir"
+    assert sinusoid.main([*flags.split(), str(folder)]) == 0
+    return folder
+
+
+def test_supervised_keys_are_documented_and_logged(sinusoid_run):
+    keys = {key for line in read(sinusoid_run) for key in line} - {"iteration"}
+    patterns = documented("Keys of supervised runs")
+    assert [key for key in keys if not described_by(key, patterns)] == []
+    assert patterns == {pattern for key in keys for pattern in described_by(key, patterns)}
+
+
+def test_a_run_leaves_exactly_the_documented_files(run, cheetah_run, sinusoid_run):
+    files = [path.name for folder in (run, cheetah_run, sinusoid_run) for path in folder.iterdir()]
     patterns = documented("Files of a run")
     assert [name for name in files if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
     assert [pattern for pattern in patterns if not fnmatch.filter(files, pattern)] == []

@@ -239,7 +239,7 @@ def test_a_run_before_its_first_iteration_is_refused(tmp_path):
 
 
 def test_a_run_without_returns_is_refused():
-    with pytest.raises(ValueError, match="run 1 has no returns, no key return/step_0, but iteration, accuracy; give"):
+    with pytest.raises(ValueError, match="run 1 has no return, no key return/step_0, but iteration, accuracy; give"):
         figures.learning_curve([[{"iteration": 1, "accuracy": 0.5}]])
 
 

@@ -116,7 +116,7 @@ def test_a_run_leaves_config_metrics_and_checkpoints(tmp_path):
     state = checkpoint.load(tmp_path / "new" / "folder" / "checkpoint.pt")
     assert state["iteration"] == state["experiment"]["steps"] == 5
     assert state["config"] == {"seed": 0, "method": "l2f"}
-    assert state["best"] == outcome.best
+    assert state["ranking"] == [outcome.best]
     assert torch.equal(state["experiment"]["place"], walk.place)
 
 
@@ -377,7 +377,7 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(tmp_path, values, hi
     else:
         best = checkpoint.load(tmp_path / "best.pt")
         assert best["iteration"] == best["experiment"]["steps"] == expected["iteration"]
-        assert best["best"] == expected
+        assert best["ranking"] == [expected]
 
 
 def test_a_resumed_run_remembers_its_best_validation(tmp_path):
@@ -438,3 +438,34 @@ def test_a_copied_run_continues_elsewhere(tmp_path, unbroken):
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     run(tmp_path / "there", resume=True)
     assert left_by(tmp_path / "there") == unbroken
+
+
+def test_lines_hold_the_means_of_what_they_cover(tmp_path):
+    run(tmp_path, iterations=5, log_every=2, validate_every=5)
+    walk = Walk()
+    values = [walk.iterate(i)["return/step_1"] for i in range(1, 6)]
+    lines = metrics.read(tmp_path)
+    assert [line["iteration"] for line in lines] == [2, 4, 5]
+    assert [line["return/step_1"] for line in lines] == pytest.approx(
+        [(values[0] + values[1]) / 2, (values[2] + values[3]) / 2, values[4]]
+    )
+    assert ["validation/return" in line for line in lines] == [False, False, True]
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_run_stopped_between_two_lines_and_resumed_is_the_unbroken_one(tmp_path, at):
+    options = {"iterations": 9, "log_every": 4, "keep_best": 2, "validate_every": 3}
+    run(tmp_path / "unbroken", **options)
+    interrupt = Interrupted(at, lambda: signal.raise_signal(signal.SIGTERM))
+    assert run(tmp_path / "broken", interrupt, **options).iteration == at
+    run(tmp_path / "broken", resume=True, **options)
+    assert left_by(tmp_path / "broken") == left_by(tmp_path / "unbroken")
+
+
+def test_the_best_few_states_are_kept_and_no_others(tmp_path):
+    scripted = Scripted([3.0, 9.0, math.nan, 5.0, 7.0, 1.0])
+    run(tmp_path, scripted, iterations=6, validate_every=1, keep_best=3)
+    assert {path.name for path in tmp_path.glob("best*")} == {"best.pt", "best_2.pt", "best_4.pt", "best_5.pt"}
+    assert checkpoint.load(tmp_path / "best_5.pt")["experiment"]["steps"] == 5
+    ranking = checkpoint.load(tmp_path / "checkpoint.pt")["ranking"]
+    assert [(entry["iteration"], entry["value"]) for entry in ranking] == [(2, 9.0), (5, 7.0), (4, 5.0)]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..core import L2F, Attenuation, InnerLoop, Params
-from ..diagnostics import degree_of_conflict
+from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
 from ..networks import Activation, CategoricalPolicy, GaussianPolicy, Policy
-from ..training.checkpoint import CheckpointError
+from ..training.checkpoint import load_into
 from ..training.seeding import Stream, generator, torch_generator
 from .meta_trpo import MetaTRPO, PolicyGradient, Rollouts
 from .sampling import Sampler
@@ -203,8 +203,8 @@ class MetaRL:
             "line_search/backtracks": log.backtracks,
             "line_search/accepted": float(log.accepted),
             **self._action_noise(),
-            **self._learned_step_sizes(),
-            **self._gammas(rollouts.start.gamma),
+            **learned_step_sizes(self.learner),
+            **gamma_statistics(self.learner, rollouts.start.gamma),
             **{f"conflict/{layer}": angle for layer, angle in degree_of_conflict(rollouts.start.gradients).items()},
             "time/iteration": updated - begin,
             "time/sampling": sampled - begin,
@@ -308,16 +308,7 @@ class MetaRL:
         Raises:
             CheckpointError: the state belongs to another environment, policy shape or method.
         """
-        own = {name: tuple(value.shape) for name, value in self.learner.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in state.get("learner", {}).items()}
-        if own != found:
-            differing = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
-            raise CheckpointError(
-                "the checkpoint is of another environment, policy or method: "
-                + "; ".join(f"{n} is {found.get(n, 'missing')}, expected {own.get(n, 'none')}" for n in differing)
-                + ". Load it with the settings it was trained with"
-            )
-        self.learner.load_state_dict(state["learner"])
+        load_into(self.learner, state.get("learner", {}), "environment, policy or method")
         self.env_steps = state["env_steps"]
 
     def close(self) -> None:
@@ -325,29 +316,12 @@ class MetaRL:
         self.meta.sampler.close()
         self.meta.shards.close()
 
-    def _gammas(self, gamma: Tensor) -> dict[str, float]:
-        statistics = {}
-        for name, columns in self._gammas_by_tensor(gamma).items():
-            statistics[f"gamma/{name}/mean"] = float(columns.mean())
-            statistics[f"gamma/{name}/std"] = float(columns.std(0, unbiased=False).mean())
-        return statistics
-
     def _gammas_by_tensor(self, gamma: Tensor) -> Params:
         return {} if self.learner.attenuation is None else self.learner.gammas_by_tensor(gamma)
 
     def _action_noise(self) -> dict[str, float]:
         log_std = self.learner.theta.get("log_std")
         return {} if log_std is None else {"policy/std": float(log_std.detach().exp().mean())}
-
-    def _learned_step_sizes(self) -> dict[str, float]:
-        if not self.settings.inner.learn_inner_lr:
-            return {}
-        sizes = self.learner.step_sizes.detach()
-        return {
-            f"step_size/{name}/{step}": float(sizes[step, column])
-            for column, name in enumerate(self.learner.adapted_names)
-            for step in range(len(sizes))
-        }
 
 
 def _spaces(sampler: Sampler) -> str:

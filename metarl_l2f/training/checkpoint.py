@@ -8,7 +8,8 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,29 @@ def load(path: str | os.PathLike[str]) -> State:
             "use another copy, such as best.pt"
         )
     return _verified(path, _unpickled(path, content))
+
+
+def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], kind: str) -> None:
+    """Give a module the tensors of a checkpoint.
+
+    Args:
+        module: whose state_dict the checkpoint holds.
+        state: by name.
+        kind: what must have been another where the two do not fit, for the error.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown or of another shape; names all of them.
+    """
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if own != found:
+        differing = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
+        raise CheckpointError(
+            f"the checkpoint is of another {kind}: "
+            + "; ".join(f"{n} is {found.get(n, 'missing')}, expected {own.get(n, 'none')}" for n in differing)
+            + ". Load it with the settings it was trained with"
+        )
+    module.load_state_dict(state)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -170,7 +194,7 @@ def _plain(value: Any, where: str) -> Any:
         case float():
             return float(value)
         case str():
-            return str(value)
+            return sys.intern(str(value))  # Pickle writes one object once: equal strings must be one for equal bytes.
     raise TypeError(
         f"a checkpoint holds tensors, numbers, strings, None, and dicts, lists and tuples of them, but {where} is "
         f"{type(value).__module__}.{type(value).__qualname__}; convert arrays with torch.from_numpy, paths with str"
@@ -180,7 +204,7 @@ def _plain(value: Any, where: str) -> Any:
 def _plain_key(key: Any, where: str) -> str | int:
     match key:
         case str():
-            return str(key)
+            return sys.intern(str(key))
         case int():
             return int(key)
     raise TypeError(f"the keys of a checkpoint are strings or integers, but {where} has the key {key!r}")

@@ -12,7 +12,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, Self
@@ -35,6 +35,10 @@ FILE_INTERVAL = 60.0
 
 # The iteration and value of the best validation so far.
 Best = dict[str, Any] | None
+# The same of the best few, best first.
+Ranking = list[dict[str, Any]]
+# Sum and number of what was measured since the last line of metrics, by tag.
+Window = dict[str, tuple[float, int]]
 
 
 class Experiment(Protocol):
@@ -97,7 +101,9 @@ def train(
     validation_key: str,
     progress_key: str,
     checkpoint_every: int = 1,
+    log_every: int = 1,
     higher_is_better: bool = True,
+    keep_best: int = 1,
 ) -> Outcome:
     """Train to a number of iterations, starting or continuing the run in a folder.
 
@@ -115,7 +121,9 @@ def train(
         validation_key: the tag from `validate` that decides which iteration is best.
         progress_key: the tag from `iterate` that the progress bar shows.
         checkpoint_every: write checkpoint.pt after every so many iterations, after the last, and when interrupted.
+        log_every: write a line of metrics after every so many iterations, their means, and with every validation.
         higher_is_better: whether the best validation is the highest (a return, an accuracy) or the lowest (an error).
+        keep_best: with more than 1, keep the states of that many best validations too, each as best_ITERATION.pt.
 
     Returns:
         How far the run has come, and whether a signal stopped it.
@@ -131,6 +139,8 @@ def train(
         ("iterations", iterations),
         ("validate_every", validate_every),
         ("checkpoint_every", checkpoint_every),
+        ("log_every", log_every),
+        ("keep_best", keep_best),
     ):
         if count < 1:
             raise ValueError(f"{name} must be 1 or more, got {count}")
@@ -139,63 +149,101 @@ def train(
     with _claimed(directory, resume):
         if not resume:
             checkpoint.write_atomically(directory / CONFIG_FILE, config_json.encode())
-        start, best = _restore(experiment, directory, checkpoint_every) if resume else (0, None)
+        start, ranking, window = _restore(experiment, directory, checkpoint_every) if resume else (0, [], {})
         if start >= iterations:
             tqdm.write(f"{directory} already has {start} iterations; to go on, raise --iterations", sys.stderr)
-            return Outcome(start, start, best, None)
+            return Outcome(start, start, _best(ranking), None)
+
+        def keep(path: Path) -> None:
+            content = {"iteration": iteration, "config": dict(config), "ranking": ranking, "window": window}
+            checkpoint.save(path, content | {"experiment": experiment.state_dict()})
 
         log = MetricsLog(directory, resume_from=start if resume else None)
         with log, _StopRequest() as stop, _progress_bar(start, iterations) as bar:
             for iteration in range(start + 1, iterations + 1):
                 last = iteration == iterations
                 improved = False
-                metrics = experiment.iterate(iteration)
+                metrics: Mapping[str, float] = experiment.iterate(iteration)
                 bar.set_postfix({progress_key: _entry(metrics, progress_key, "iterate")}, refresh=False)
-                if last or iteration % validate_every == 0:
-                    validation = experiment.validate(iteration)
-                    value = float(_entry(validation, validation_key, "validate"))
-                    improved = _improves(value, best, higher_is_better)
-                    best = {"iteration": iteration, "value": value} if improved else best
-                    metrics = metrics | validation
-
-                log.write(iteration, metrics)
+                validating = last or iteration % validate_every == 0
+                writing = validating or iteration % log_every == 0
+                if log_every > 1:
+                    window = _added(window, metrics)
+                if writing:
+                    metrics, window = _means(window) if log_every > 1 else metrics, {}
+                    validation = experiment.validate(iteration) if validating else {}
+                    if validating:
+                        value = float(_entry(validation, validation_key, "validate"))
+                        ranking = _ranked(ranking, iteration, value, higher_is_better)[:keep_best]
+                        improved = bool(ranking) and ranking[0]["iteration"] == iteration
+                    log.write(iteration, {**metrics, **validation})
                 stopping = stop.signum is not None
                 if improved:
-                    _save(directory / BEST_FILE, iteration, config, best, experiment)
+                    keep(directory / BEST_FILE)
+                if validating and keep_best > 1:
+                    _keep_ranked(directory, ranking, iteration, keep)
                 if last or stopping or iteration % checkpoint_every == 0:
-                    _save(directory / CHECKPOINT_FILE, iteration, config, best, experiment)
+                    keep(directory / CHECKPOINT_FILE)
                 bar.update()
                 if stopping:
                     break
-    return Outcome(start, iteration, best, stop.signum)
+    return Outcome(start, iteration, _best(ranking), stop.signum)
 
 
-def _save(path: Path, iteration: int, config: Mapping[str, Any], best: Best, experiment: Experiment) -> None:
-    state = {"iteration": iteration, "config": dict(config), "best": best, "experiment": experiment.state_dict()}
-    checkpoint.save(path, state)
+def ranked_file(directory: Path, iteration: int) -> Path:
+    """Where the state after one of the best validations is kept."""
+    return directory / f"best_{iteration}.pt"
 
 
-def _restore(experiment: Experiment, directory: Path, checkpoint_every: int) -> tuple[int, Best]:
-    """Iterations done and the best so far. A run that was stopped before its first checkpoint starts again."""
+def _keep_ranked(directory: Path, ranking: Ranking, iteration: int, keep: Callable[[Path], None]) -> None:
+    """Keep this iteration's state if it is among the best, and only the best."""
+    kept = {ranked_file(directory, entry["iteration"]) for entry in ranking}
+    if ranked_file(directory, iteration) in kept:
+        keep(ranked_file(directory, iteration))
+    for path in set(directory.glob("best_*.pt")) - kept:
+        path.unlink()
+
+
+def _best(ranking: Ranking) -> Best:
+    return ranking[0] if ranking else None
+
+
+def _ranked(ranking: Ranking, iteration: int, value: float, higher_is_better: bool) -> Ranking:
+    """The ranking with one more entry, unless that is not a number; of equals, the earlier first."""
+    if math.isnan(value):
+        return ranking
+    entries = [*ranking, {"iteration": iteration, "value": value}]
+    return sorted(entries, key=lambda entry: -entry["value"] if higher_is_better else entry["value"])
+
+
+def _added(window: Window, metrics: Mapping[str, float]) -> Window:
+    sums = dict(window)
+    for tag, value in metrics.items():
+        total, number = sums.get(tag, (0.0, 0))
+        sums[tag] = (total + float(value), number + 1)
+    return sums
+
+
+def _means(window: Window) -> dict[str, float]:
+    return {tag: total / number for tag, (total, number) in window.items()}
+
+
+def _restore(experiment: Experiment, directory: Path, checkpoint_every: int) -> tuple[int, Ranking, Window]:
+    """Iterations done, the best so far, and what is not logged yet. A run without a checkpoint yet starts again."""
     path = directory / CHECKPOINT_FILE
     if not path.exists():
-        logged = len(read(directory)) if (directory / METRICS_FILE).exists() else 0
+        lines = read(directory) if (directory / METRICS_FILE).exists() else []
+        logged = lines[-1]["iteration"] if lines else 0
         if logged > checkpoint_every:
             raise checkpoint.CheckpointError(
                 f"{path} is missing, though {METRICS_FILE} holds {logged} iterations; put it back, or copy {BEST_FILE} "
                 "to it to go on from the best iteration"
             )
         tqdm.write(f"{directory} has no {CHECKPOINT_FILE} yet; starting its run from the beginning", sys.stderr)
-        return 0, None
+        return 0, [], {}
     state = checkpoint.load(path)
     experiment.load_state_dict(state["experiment"])
-    return state["iteration"], state["best"]
-
-
-def _improves(value: float, best: Best, higher_is_better: bool) -> bool:
-    if best is None:
-        return not math.isnan(value)
-    return value > best["value"] if higher_is_better else value < best["value"]
+    return state["iteration"], state["ranking"], state["window"]
 
 
 def _entry(metrics: Mapping[str, float], key: str, source: str) -> float:

@@ -17,17 +17,24 @@ which threads cannot share, does not dominate the curvature products."""
 
 
 class Shards:
-    """Runs a function over fixed shards of tasks, on a pool of threads, and returns the results in shard order."""
+    """Runs a function over fixed shards of tasks, on a pool of threads, and returns the results in shard order.
 
-    def __init__(self, threads: int) -> None:
-        if threads < 1:
-            raise ValueError(f"threads must be a positive number, got {threads}")
+    Args:
+        threads: of the pool; 1 does without one. Changes no number.
+        tasks_per_shard: tasks in every shard but the last.
+    """
+
+    def __init__(self, threads: int, tasks_per_shard: int = TASKS_PER_SHARD) -> None:
+        for name, value in (("threads", threads), ("tasks_per_shard", tasks_per_shard)):
+            if value < 1:
+                raise ValueError(f"{name} must be a positive number, got {value}")
+        self.tasks_per_shard = tasks_per_shard
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="shard") if threads > 1 else None
 
     def map(self, function: Callable[..., Any], tree: Any) -> list[Any]:
         """function(shard) for every shard of a tree of tensors stacked over tasks."""
-        shards = [rows_of(tree, slice(i, i + TASKS_PER_SHARD)) for i in range(0, _count(tree), TASKS_PER_SHARD)]
-        return self.map_list(function, shards)
+        starts = range(0, _count(tree), self.tasks_per_shard)
+        return self.map_list(function, [rows_of(tree, slice(i, i + self.tasks_per_shard)) for i in starts])
 
     def map_list(self, function: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
         """function(item) for every item, in order."""
@@ -39,8 +46,8 @@ class Shards:
             self.pool.shutdown()
 
 
-def rows_of(tree: Any, rows: slice) -> Any:
-    """The same rows of every tensor of a tree of dicts, tuples and lists."""
+def rows_of(tree: Any, rows: slice | int) -> Any:
+    """The same rows, or the same single row, of every tensor of a tree of dicts, tuples and lists."""
     if isinstance(tree, Tensor):
         return tree[rows]
     if isinstance(tree, dict):

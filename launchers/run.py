@@ -1,0 +1,191 @@
+"""What all training launchers share: options of a run, reading them, training with resume."""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import tyro
+
+from metarl_l2f.training.checkpoint import CheckpointError
+from metarl_l2f.training.checkpoint import load as load_checkpoint
+from metarl_l2f.training.config import from_json, provenance, to_json
+from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, train
+from metarl_l2f.training.memory import keep_freed_memory
+
+USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError)
+"""What ends a program with one clear message instead of a traceback."""
+Options = TypeVar("Options", bound="RunOptions")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a run that every training launcher has; each adds its own."""
+
+    iterations: int = 500
+    """Meta-iterations in all; may be raised when resuming."""
+    log_dir: Path | None = None
+    """Folder of the run; by default runs/LAUNCHER/TIME_METHOD_SEED."""
+    resume: Path | None = None
+    """Folder of a run to continue, exactly as if it had never stopped. Its own options are the defaults."""
+    threads: int = os.cpu_count() or 1
+    """CPU threads; changes no number."""
+    validate_every: int = 10
+    """Meta-iterations between validations; best.pt keeps the best."""
+    checkpoint_every: int = 1
+    """Meta-iterations between checkpoints."""
+    evaluation_tasks: int = 40
+    """Held-out tasks of the evaluation at the end; 0 skips it."""
+    evaluation_steps: int = 3
+    """Inner steps of the evaluation at the end."""
+
+    may_change_on_resume: ClassVar[tuple[str, ...]] = (
+        *("iterations", "threads", "resume", "log_dir", "checkpoint_every", "evaluation_tasks", "evaluation_steps"),
+    )
+
+    def folder(self, name: str, method: str, seed: int) -> Path:
+        """Where the run goes, for a launcher's name."""
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        return self.log_dir or Path("runs") / name / f"{stamp}_{method}_seed{seed}"
+
+
+def fail(message: object) -> int:
+    """Print one clear error; returns the exit status."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def parse(default: Options, arguments: list[str] | None = None) -> Options:
+    """Read the command line; with --resume the stored run's options are the defaults and what defines it stays.
+
+    Raises:
+        ValueError: an option that defines the run was changed on resume.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    resumed = _resumed_folder(arguments)
+    if resumed is not None:
+        default = from_json(type(default), read_config(resumed)["options"])
+    options = tyro.cli(type(default), default=default, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    if resumed is not None:
+        options = dataclasses.replace(options, log_dir=resumed, resume=resumed)
+        before, now = to_json(default), to_json(options)
+        free = options.may_change_on_resume
+        changed = sorted(name for name in before if before[name] != now[name] and name not in free)
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} cannot change when {resumed} is resumed: it would be another run; drop the "
+                "flags, or start a new run without --resume"
+            )
+    return options
+
+
+def _resumed_folder(arguments: list[str]) -> Path | None:
+    for number, argument in enumerate(arguments):
+        if argument.startswith("--resume="):
+            return Path(argument.partition("=")[2])
+        if argument == "--resume" and number + 1 < len(arguments):
+            return Path(arguments[number + 1])
+    return None
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """A run's config.json.
+
+    Raises:
+        ValueError: the folder holds no run, or its configuration is damaged.
+    """
+    path = Path(run) / CONFIG_FILE
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{run} holds no run: there is no {path}; give the folder that a launcher wrote") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); restore it, or start a new run") from error
+
+
+def checkpoint_of(run: Path, checkpoint: str) -> Path:
+    """The file of a run's `best` checkpoint by validation (`latest` where none was validated yet), or the `latest`."""
+    best = Path(run) / BEST_FILE
+    return best if checkpoint == "best" and best.exists() else Path(run) / CHECKPOINT_FILE
+
+
+def read_state(checkpoint: Path, key: str, expected: Any) -> dict[str, Any]:
+    """An experiment's state from a checkpoint that was trained on what is expected.
+
+    Args:
+        checkpoint: the file.
+        key: of the entry of config.json that says what was trained on, such as `environment`.
+        expected: its value.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another kind or problem.
+    """
+    content = load_checkpoint(checkpoint)
+    try:
+        trained_on, state = content["config"][key], content["experiment"]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{checkpoint} holds no such experiment: no {key}; give the folder of a run") from None
+    if trained_on != expected:
+        raise CheckpointError(
+            f"{checkpoint} was trained on {trained_on}, but the run is on {expected}; put the run's own checkpoint back"
+        )
+    return state
+
+
+def quiet_machine() -> None:
+    """What makes training fast: threads work on whole tasks (shards.py); more inside an operation would fight those."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def train_and_report(
+    name: str,
+    options: RunOptions,
+    experiment: Experiment,
+    folder: Path,
+    config: dict[str, Any],
+    report: Callable[[], None],
+    **how: Any,
+) -> int:
+    """Train, or continue, one run, and report on it when it is done.
+
+    Args:
+        name: the launcher's, for the command that resumes.
+        options: parsed.
+        experiment: freshly built.
+        folder: of the run.
+        config: what config.json holds, but for the launcher, the options and where the numbers come from.
+        report: evaluates, draws and prints, once training is done.
+        how: further arguments of `training.loop.train`.
+    Returns:
+        The exit status.
+    """
+    begin = time.monotonic()
+    outcome = train(
+        experiment,
+        folder,
+        iterations=options.iterations,
+        config={"launcher": name, **config, "options": to_json(options), **provenance()},
+        resume=options.resume is not None,
+        validate_every=options.validate_every,
+        checkpoint_every=options.checkpoint_every,
+        **how,
+    )
+    if outcome.interrupted is not None:
+        print(
+            f"stopped after iteration {outcome.iteration} by {signal.Signals(outcome.interrupted).name}; "
+            f"go on with:\n  python launchers/{name}.py --resume {folder}"
+        )
+        return 128 + outcome.interrupted
+    print(f"iteration {outcome.iteration} done, {time.monotonic() - begin:.0f} s")
+    report()
+    print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jp][sn][og]*"))))
+    return 0

@@ -1,0 +1,113 @@
+"""Meta-train a network on sinusoid regression: fit a curve from a few points."""
+
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from metarl_l2f.core import Attenuation, InnerLoop
+from metarl_l2f.evaluation import Evaluation
+from metarl_l2f.figures import save, sinusoid_fit
+from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
+from metarl_l2f.launchers.supervised import RunOptions, launch, load_run
+from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.sinusoid import FREQUENCIES, Curves, SinusoidProblem, disjoint_curves, draw_tasks
+from metarl_l2f.training.seeding import Stream, generator
+
+CURVES_DRAWN, POINTS_DRAWN = 4, 200
+
+
+def settings() -> SupervisedSettings:
+    """The papers' setting; where γ starts, and what it reads, are the choices of results/sinusoid/README.md."""
+    return SupervisedSettings(
+        tasks_per_batch=25,
+        attenuation=Attenuation(embedding="normalised", initial_gamma=0.9),
+        inner=InnerLoop(inner_steps=1, inner_lr=0.01, later_lr_factor=1.0),
+    )
+
+
+@dataclass(frozen=True)
+class Sinusoid(RunOptions):
+    """Meta-train a network to fit y = A sin(ω x − b) from K points.
+
+    Without flags this is L2F on 10-shot curves of varying amplitude, phase and frequency (Table 7), one inner step,
+    60,000 meta-iterations of 25 tasks: some minutes. --compile halves the time where a C++ compiler is installed.
+    """
+
+    settings: SupervisedSettings = field(default_factory=settings)
+    """What is learned, and how."""
+    iterations: int = 60_000
+    """Meta-iterations in all; may be raised when resuming."""
+    shots: int = 10
+    """Support points K per curve."""
+    queries: int | None = None
+    """Query points per curve in training; by default as many as shots. Evaluation takes 100."""
+    vary_frequency: bool = True
+    """Draw frequencies from [0.8, 1.2] (Meta-SGD's protocol, which L2F follows), instead of 1 (MAML's)."""
+    disjoint: bool = False
+    """Test on amplitudes and phases that training never meets: the upper half of both ranges (Figure 4b)."""
+    evaluation_tasks: int = 100
+    """Curves of every repetition of the evaluation at the end; 0 skips it."""
+    evaluation_repeats: int = 100
+    """Repetitions of the evaluation, each with curves of its own."""
+    evaluation_steps: int = 5
+    """Inner steps of the evaluation at the end."""
+    beside: Path | None = None
+    """Folder of another run, such as MAML's, whose fits are drawn below this one's."""
+
+    may_change_on_resume = (*RunOptions.may_change_on_resume, "evaluation_repeats", "beside")
+
+    def problem(self) -> SinusoidProblem:
+        frequency = FREQUENCIES if self.vary_frequency else (1.0, 1.0)
+        whole = Curves(frequency=frequency)
+        train, test = disjoint_curves(frequency) if self.disjoint else (whole, whole)
+        return SinusoidProblem(train, test, self.shots, self.shots if self.queries is None else self.queries)
+
+    def evaluate(self, experiment: MetaSupervised, seed: int) -> Evaluation:
+        """Meta-SGD's protocol: the mean over 100 points of each of 100 curves, 100 times over."""
+        scores = [
+            experiment.evaluate(self.evaluation_tasks, self.evaluation_steps, seed, key=key).numpy()
+            for key in range(self.evaluation_repeats)
+        ]
+        protocol = {
+            "problem": "sinusoid",
+            "shots": self.shots,
+            "vary_frequency": self.vary_frequency,
+            "disjoint": self.disjoint,
+            "curves": self.evaluation_tasks,
+            "repeats": self.evaluation_repeats,
+            "seed": seed,
+        }
+        model = {
+            "method": self.settings.method,
+            "training_seed": self.settings.seed,
+            "inner_steps_trained": self.settings.inner.inner_steps,
+        }
+        return Evaluation(np.concatenate(scores), protocol, model, score="mse")
+
+
+def draw(options: Sinusoid, experiment: MetaSupervised, folder: Path) -> None:
+    """Fits of some test curves, before adaptation and after every step; another run's below, if one is named."""
+    runs = [experiment, *([] if options.beside is None else [load_run(Sinusoid, options.beside)[1]])]
+    random = generator(options.settings.seed, Stream.EVALUATION)
+    family = options.problem().families["test"]
+    tasks = draw_tasks(family, random, CURVES_DRAWN, options.shots, POINTS_DRAWN, spread_evenly=True)
+    fits = {
+        run.settings.method.upper(): run.meta_loss.evaluate(tasks, run.settings.inner.inner_steps)[2] for run in runs
+    }
+    save(sinusoid_fit(tasks, fits), folder / "sinusoid_fit.png")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, train, evaluate, draw."""
+    try:
+        options = parse(Sinusoid(), arguments)
+        return launch("sinusoid", options, partial(draw, options))
+    except USER_ERRORS as error:
+        return fail(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""What the supervised launchers share: a run's experiment, its evaluation and its pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from metarl_l2f.evaluation import Evaluation
+from metarl_l2f.figures import learning_curve, save
+from metarl_l2f.launchers import run
+from metarl_l2f.launchers.run import checkpoint_of, quiet_machine, read_config, read_state
+from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.meta_loss import Batching, Problem
+from metarl_l2f.training.checkpoint import load as load_checkpoint
+from metarl_l2f.training.config import from_json
+from metarl_l2f.training.loop import BEST_FILE
+
+
+@dataclass(frozen=True)
+class RunOptions(run.RunOptions):
+    """Options of a run that every supervised launcher has; each adds its problem's."""
+
+    settings: SupervisedSettings = field(default_factory=SupervisedSettings)
+    """What is learned, and how."""
+    validate_every: int = 500
+    """Meta-iterations between validations; best.pt keeps the best."""
+    checkpoint_every: int = 500
+    """Meta-iterations between checkpoints."""
+    log_every: int = 100
+    """Meta-iterations that one line of metrics averages."""
+    batching: Batching = "vmap"
+    """Tasks of a chunk together (`vmap`), or one after another (`loop`): a matter of speed, and of the last digits."""
+    task_chunk: int = 25
+    """Tasks per chunk: memory holds the graphs of one chunk per thread."""
+    compile: bool = False
+    """Compile the loss with torch.compile, which needs a C++ compiler: seconds to start, then twice as fast where
+    networks are small. Rounding differs."""
+
+    def problem(self) -> Problem:
+        """What is to be learned."""
+        raise NotImplementedError
+
+    def experiment(self) -> MetaSupervised:
+        """A new experiment of these options."""
+        return MetaSupervised(
+            self.problem(),
+            self.settings,
+            iterations=self.iterations,
+            batching=self.batching,
+            task_chunk=self.task_chunk,
+            threads=self.threads,
+            compiled=self.compile,
+        )
+
+    def evaluate(self, experiment: MetaSupervised, seed: int) -> Evaluation:
+        """Scores on held-out tasks after 0 … evaluation_steps inner steps."""
+        raise NotImplementedError
+
+
+def load_run(kind: type[RunOptions], folder: Path, checkpoint: str = "best") -> tuple[RunOptions, MetaSupervised]:
+    """Rebuild a trained experiment from its folder, with its options.
+
+    Args:
+        kind: the launcher's options.
+        folder: of the run.
+        checkpoint: `best` by validation (the latest where none was validated yet), or `latest`.
+    Raises:
+        ValueError: no run, a damaged checkpoint, or one that does not fit the configuration.
+    """
+    config = read_config(folder)
+    options = from_json(kind, config["options"])
+    experiment = options.experiment()
+    experiment.load_state_dict(read_state(checkpoint_of(folder, checkpoint), "launcher", config["launcher"]))
+    return options, experiment
+
+
+def launch(name: str, options: RunOptions, draw: Callable[[MetaSupervised, Path], None]) -> int:
+    """Train, or continue, one run; then evaluate it on held-out tasks and draw its pictures.
+
+    Args:
+        name: the launcher's, for the default folder and the command that resumes.
+        options: parsed.
+        draw: the problem's own pictures, into the run's folder.
+    Returns:
+        The exit status.
+    """
+    settings = options.settings
+    folder = options.folder(name, settings.method, settings.seed)
+    quiet_machine()
+    experiment = options.experiment()
+    print(f"{settings.method.upper()} on {name.replace('_', ' ')}, seed {settings.seed}; writing to {folder}")
+    problem = experiment.problem
+    score = f"{problem.score_name}/step_{settings.inner.inner_steps}"
+
+    def report() -> None:
+        save(learning_curve([folder], score=f"validation/{problem.score_name}"), folder / "learning_curve.png")
+        if not options.evaluation_tasks:
+            return
+        experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
+        evaluation = options.evaluate(experiment, settings.seed)
+        evaluation.save(folder / "evaluation.json")
+        draw(experiment, folder)
+        print(evaluation.table())
+
+    try:
+        return run.train_and_report(
+            name,
+            options,
+            experiment,
+            folder,
+            {},
+            report,
+            validation_key=f"validation/{score}",
+            progress_key=score,
+            log_every=options.log_every,
+            higher_is_better=problem.higher_is_better,
+        )
+    finally:
+        experiment.close()

@@ -1,0 +1,240 @@
+"""A supervised meta-learning run: settings, and the object that iterates, validates and evaluates.
+
+Everything random is keyed by (seed, stream, iteration), so `iterate(i)` depends on nothing but the learner's and the
+optimiser's state and i: runs resume exactly, and two methods with one seed meet the same tasks.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..core import L2F, Attenuation, InnerLoop
+from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
+from ..training.checkpoint import load_into
+from ..training.seeding import Stream, generator, torch_generator
+from .meta_loss import Batching, MetaLoss, Problem, Split
+
+Method = Literal["l2f", "maml"]
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True)
+class MetaOptimiser:
+    """The meta-update: Adam on (θ, φ, α)."""
+
+    meta_lr: float = 1e-3
+    """Adam's step size."""
+    schedule: Schedule = "constant"
+    """Its step size over training: `constant`, or `cosine` down to final_lr (MAML++)."""
+    final_lr: float = 1e-5
+    """Where the cosine schedule ends."""
+    clip: float | None = None
+    """Clamp every entry of the meta-gradient to ±clip; the official code uses 10 for images."""
+    first_order_iterations: int = 0
+    """Meta-iterations at the beginning with first-order gradients, second order after (MAML++'s annealing)."""
+    multi_step_iterations: int = 0
+    """Meta-iterations over which the loss anneals from all inner steps alike to the last alone (MAML++'s multi-step
+    loss); 0 counts the last step only."""
+
+    def __post_init__(self) -> None:
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule must be one of {get_args(Schedule)}, got {self.schedule!r}")
+        for name in ("meta_lr", "final_lr"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} must be a positive, finite step size, got {getattr(self, name)}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, or None for no clipping, got {self.clip}")
+        for name in ("first_order_iterations", "multi_step_iterations"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class SupervisedSettings:
+    """Everything that changes the numbers of a supervised run, but for the problem's own."""
+
+    method: Method = "l2f"
+    """`l2f`, or `maml`: the same code without attenuation."""
+    seed: int = 1
+    """Seed of everything random."""
+    tasks_per_batch: int = 25
+    """Tasks N per meta-iteration."""
+    attenuation: Attenuation = field(default_factory=lambda: Attenuation(embedding="raw"))
+    """How L2F attenuates; ignored by MAML."""
+    inner: InnerLoop = field(default_factory=lambda: InnerLoop(inner_lr=0.01))
+    """The inner loop."""
+    optimiser: MetaOptimiser = field(default_factory=MetaOptimiser)
+    """The meta-update."""
+    validation_tasks: int = 100
+    """Tasks of every validation, the same each time."""
+    diagnostics_every: int = 100
+    """Meta-iterations between two measurements of conflict."""
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"method must be one of {get_args(Method)}, got {self.method!r}")
+        for name in ("tasks_per_batch", "validation_tasks", "diagnostics_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+
+
+def multi_step_weights(steps: int, progress: float) -> tuple[float, ...]:
+    """Weights of the query loss after 1 … k steps: all alike at progress 0, the last alone at 1 (MAML++, Sec. 4).
+
+    The others fall linearly, and the last has what they lack: the weights sum to 1.
+
+    Args:
+        steps: k.
+        progress: part of the annealing that is done; more than 1 counts as 1.
+    """
+    other = max(0.0, 1.0 - progress) / steps
+    return (*[other] * (steps - 1), 1.0 - other * (steps - 1))
+
+
+def cosine(first: float, last: float, progress: float) -> float:
+    """From `first` at progress 0 down to `last` at 1 along half a cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def every_parameter(name: str) -> bool:
+    """The whole network."""
+    return True
+
+
+class MetaSupervised:
+    """Meta-trains a network on a supervised problem.
+
+    Args:
+        problem: the domain.
+        settings: everything else that changes the numbers.
+        iterations: of the whole run, which the cosine schedule spans.
+        batching: tasks of a chunk `vmap`ped together or in a `loop`.
+        task_chunk: tasks per chunk.
+        threads: CPU threads; changes no number.
+        compiled: compile the loss (torch.compile); changes rounding.
+        adapted: which parameters (by name) the inner loop moves.
+        attenuated: which parameters (by name) are attenuated.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        settings: SupervisedSettings | None = None,
+        *,
+        iterations: int = 1,
+        batching: Batching = "vmap",
+        task_chunk: int = 25,
+        threads: int = 1,
+        compiled: bool = False,
+        adapted: Callable[[str], bool] = every_parameter,
+        attenuated: Callable[[str], bool] = every_parameter,
+    ) -> None:
+        self.problem, self.settings, self.iterations = problem, settings or SupervisedSettings(), iterations
+        seed, attenuation = self.settings.seed, self.settings.attenuation
+        self.learner = L2F(
+            problem.network(torch_generator(seed, Stream.INIT)),
+            attenuation if self.settings.method == "l2f" else None,
+            self.settings.inner,
+            adapted=adapted,
+            attenuated=attenuated,
+            embedding_size=problem.embedding_size if attenuation.conditioning == "prototype" else None,
+            generator=torch_generator(seed, Stream.INIT, 1),
+        )
+        self.meta_loss = MetaLoss(self.learner, problem, batching, task_chunk, threads, compiled)
+        self.optimiser = torch.optim.Adam(self.learner.parameters(), lr=self.settings.optimiser.meta_lr)
+
+    # ---- what `train` calls -----------------------------------------------------------------------------------
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """One meta-iteration; returns its metrics (`docs/metrics.md`)."""
+        begin = time.perf_counter()
+        settings = self.settings
+        self._schedule(iteration)
+        tasks = self.problem.sample(
+            "train", generator(settings.seed, Stream.TASKS, iteration), settings.tasks_per_batch
+        )
+        adaptation, gradient = self.meta_loss.gradient(tasks, self._step_weights(iteration))
+        self._update(gradient)
+        metrics = {
+            "loss": float(adaptation.loss.mean()),
+            f"{self.problem.score_name}/step_{settings.inner.inner_steps}": float(adaptation.score.mean()),
+        }
+        if iteration % settings.diagnostics_every == 0:
+            metrics |= self._diagnostics(tasks, adaptation.gamma)
+        return metrics | {"time/iteration": time.perf_counter() - begin}
+
+    def validate(self, iteration: int) -> dict[str, float]:
+        """Scores after 0 … k inner steps on the run's validation tasks, the same at every call."""
+        settings = self.settings
+        tasks = self.problem.sample("val", generator(settings.seed, Stream.VALIDATION, 0), settings.validation_tasks)
+        scores, losses, _ = self.meta_loss.evaluate(tasks, settings.inner.inner_steps)
+        means = {self.problem.score_name: scores.mean(0), "loss": losses.mean(0)}
+        return {
+            f"validation/{tag}/step_{step}": float(value)
+            for tag, by_step in means.items()
+            for step, value in enumerate(by_step)
+        }
+
+    def evaluate(self, tasks: int, steps: int, seed: int, split: Split = "test", key: int = 0) -> Tensor:
+        """Scores of held-out tasks after 0 … steps inner steps: (tasks, steps + 1).
+
+        Args:
+            tasks: how many.
+            steps: inner steps; step sizes beyond the trained steps are `later_lr_factor` times the last.
+            seed: of the tasks.
+            split: where they come from.
+            key: which of many draws.
+        """
+        drawn = self.problem.sample(split, generator(seed, Stream.EVALUATION, key), tasks)
+        return self.meta_loss.evaluate(drawn, steps)[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The learner's meta-parameters and the optimiser's moments."""
+        return {"learner": dict(self.learner.state_dict()), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state.
+
+        Raises:
+            CheckpointError: the state belongs to another network or method.
+        """
+        load_into(self.learner, state.get("learner", {}), "network or method")
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def close(self) -> None:
+        """End the threads."""
+        self.meta_loss.shards.close()
+
+    # ---- one meta-iteration -----------------------------------------------------------------------------------
+
+    def _schedule(self, iteration: int) -> None:
+        """Set what depends on how far the run is: the meta step size, and the order of the gradients."""
+        chosen = self.settings.optimiser
+        if chosen.schedule == "cosine":
+            progress = (iteration - 1) / max(1, self.iterations - 1)
+            for group in self.optimiser.param_groups:
+                group["lr"] = cosine(chosen.meta_lr, chosen.final_lr, progress)
+        first_order = self.settings.inner.first_order or iteration <= chosen.first_order_iterations
+        if first_order != self.learner.inner.first_order:
+            self.learner.inner = dataclasses.replace(self.learner.inner, first_order=first_order)
+
+    def _step_weights(self, iteration: int) -> tuple[float, ...]:
+        annealing = self.settings.optimiser.multi_step_iterations
+        return multi_step_weights(self.settings.inner.inner_steps, (iteration - 1) / annealing if annealing else 1.0)
+
+    def _update(self, gradient: list[Tensor]) -> None:
+        clip = self.settings.optimiser.clip
+        for parameter, piece in zip(self.learner.parameters(), gradient, strict=True):
+            parameter.grad = piece if clip is None else piece.clamp(-clip, clip)
+        self.optimiser.step()
+
+    def _diagnostics(self, tasks: Any, gamma: Tensor) -> dict[str, float]:
+        conflict = degree_of_conflict(self.meta_loss.support_gradients(tasks))
+        metrics = {f"conflict/{layer}": angle for layer, angle in conflict.items()}
+        return metrics | gamma_statistics(self.learner, gamma) | learned_step_sizes(self.learner)

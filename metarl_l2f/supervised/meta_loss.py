@@ -1,0 +1,194 @@
+"""The supervised meta-objective: adapt to a task's support set, be judged on its query set (Algorithm 1; Eq. 2).
+
+Written for one task. `MetaLoss` takes it over a meta-batch: tasks vmapped together or one after another, on threads.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from ..core import L2F, Params, Start
+from ..shards import Shards, joined, rows_of
+from .episodes import Task
+
+Batching = Literal["vmap", "loop"]
+Split = Literal["train", "val", "test"]
+Tree = TypeVar("Tree", bound=tuple)
+
+
+class Problem(Protocol):
+    """A supervised domain: where tasks come from, and what is computed on one of them."""
+
+    score_name: str
+    """What `score` measures, such as accuracy."""
+    higher_is_better: bool
+    """Whether a higher score is a better one."""
+    embedding_size: int | None
+    """Numbers in a task's `prototype`, or None where tasks have none."""
+
+    def sample(self, split: Split, generator: np.random.Generator, number: int) -> Task:
+        """Draw tasks, stacked: (number, ...)."""
+
+    def network(self, generator: torch.Generator) -> nn.Module:
+        """A new network."""
+
+    def outputs(self, network: Any, params: Params, inputs: Tensor, step: int) -> Tensor:
+        """What the network says after `step` inner steps; a pure function of the parameters."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What the inner and the outer loop minimise: ()."""
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What is reported: ()."""
+
+
+class Adaptation(NamedTuple):
+    """What one task's adaptation came to; over a batch, stacked: (N, ...)."""
+
+    loss: Tensor
+    """(), the meta-loss."""
+    score: Tensor
+    """(), on the query set after the last step."""
+    gamma: Tensor
+    """(L,), the task's attenuation; (0,) for MAML."""
+
+
+def adapt_to(learner: L2F, problem: Problem, task: Task, steps: int) -> tuple[list[Params], Start]:
+    """One task's inner loop on its support set: the parameters after 0 … steps steps, and where they started."""
+
+    def support_loss(step: int, params: Params) -> Tensor:
+        return problem.loss(problem.outputs(learner.network, params, task.support, step), task.support_targets)
+
+    losses = [partial(support_loss, step) for step in range(steps)]
+    return learner.trajectory(losses, prototype=task.prototype if problem.embedding_size else None)
+
+
+def meta_loss(learner: L2F, problem: Problem, task: Task, weights: Sequence[float]) -> Adaptation:
+    """One task's part of the meta-objective, Σ_j w_j L_D'(f_θ_j) over the steps j = 1 … k.
+
+    With w = (0, …, 0, 1) this is Eq. 2; other weights make MAML++'s multi-step loss (Antoniou et al. 2019, Sec. 4).
+
+    Args:
+        learner: θ, φ, α.
+        problem: the domain.
+        task: one.
+        weights: of the query loss after 1 … k steps; where 0, the query set is not even looked at. The last is not 0.
+    """
+    path, start = adapt_to(learner, problem, task, len(weights))
+    total, outputs = task.query.new_zeros(()), task.query
+    for step, weight in enumerate(weights, start=1):
+        if weight:
+            outputs = problem.outputs(learner.network, path[step], task.query, step)
+            total = total + weight * problem.loss(outputs, task.query_targets)
+    return Adaptation(total, problem.score(outputs.detach(), task.query_targets), start.gamma.detach())
+
+
+def scores_by_step(learner: L2F, problem: Problem, task: Task, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One task judged on its query set: scores and losses after 0 … k steps (k + 1,), and outputs (k + 1, Q, ...).
+
+    After 0 steps it is θ that is judged: attenuation is a part of adaptation.
+    """
+    path, _ = adapt_to(learner, problem, task, steps)
+    judged = [learner.theta, *path[1:]]
+    outputs = [problem.outputs(learner.network, params, task.query, step) for step, params in enumerate(judged)]
+    scores = [problem.score(output, task.query_targets) for output in outputs]
+    losses = [problem.loss(output, task.query_targets) for output in outputs]
+    return torch.stack(scores), torch.stack(losses), torch.stack(outputs)
+
+
+class MetaLoss:
+    """The meta-objective of a batch of tasks, and its gradient.
+
+    Tasks are cut into chunks, each differentiated by itself, so memory holds the graphs of one chunk per thread. Sums
+    are taken in the chunks' order: the number of threads changes no digit.
+
+    Args:
+        learner: θ, φ, α.
+        problem: the domain.
+        batching: `vmap` a chunk's tasks together, or `loop` over them. Small networks want the first, for they spend
+            their time on dispatch; convolutions the second, for vmapped they are grouped, which is slower.
+        task_chunk: tasks per chunk.
+        threads: chunks at a time.
+        compiled: compile the loss of a chunk (torch.compile, which needs a C++ compiler); rounding differs.
+    """
+
+    def __init__(
+        self,
+        learner: L2F,
+        problem: Problem,
+        batching: Batching,
+        task_chunk: int,
+        threads: int = 1,
+        compiled: bool = False,
+    ) -> None:
+        if batching not in get_args(Batching):
+            raise ValueError(f"batching must be one of {get_args(Batching)}, got {batching!r}")
+        self.learner, self.problem, self.batching = learner, problem, batching
+        self.shards = Shards(threads, task_chunk)
+        self._compile = torch.compile if compiled else lambda function: function
+        self._losses: dict[Any, Callable[[Task], Adaptation]] = {}
+
+    def over_tasks(self, function: Callable[[Task], Tree], tasks: Task) -> Tree:
+        """function(task) for every task of a chunk, the results stacked over tasks."""
+        if self.batching == "vmap":
+            return vmap(function)(tasks)
+        results = [function(rows_of(tasks, row)) for row in range(len(tasks.support))]
+        kind = type(results[0])
+        columns = [torch.stack(column) for column in zip(*results, strict=True)]
+        return kind(*columns) if hasattr(kind, "_fields") else kind(columns)
+
+    def gradient(self, tasks: Task, weights: tuple[float, ...]) -> tuple[Adaptation, list[Tensor]]:
+        """The batch's adaptations, and the gradient of their mean meta-loss with respect to (θ, φ, α)."""
+        parameters = list(self.learner.parameters())
+        losses = self._chunk_losses(weights)
+
+        def chunk(tasks: Task) -> tuple[Adaptation, list[Tensor]]:
+            adaptation = losses(tasks)
+            gradient = torch.autograd.grad(adaptation.loss.sum(), parameters, allow_unused=True)
+            zeroed = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient, strict=True)]
+            return adaptation._replace(loss=adaptation.loss.detach()), zeroed
+
+        parts = self.shards.map(chunk, tasks)
+        number = len(tasks.support)
+        summed = [sum(pieces) / number for pieces in zip(*(gradient for _, gradient in parts), strict=True)]
+        return joined([adaptation for adaptation, _ in parts]), summed
+
+    def evaluate(self, tasks: Task, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """`scores_by_step` of a batch, stacked over tasks, without learning."""
+
+        @torch.no_grad()  # the grad mode belongs to a thread
+        def chunk(tasks: Task) -> tuple[Tensor, ...]:
+            return self.over_tasks(lambda task: scores_by_step(self.learner, self.problem, task, steps), tasks)
+
+        scores, losses, outputs = joined(self.shards.map(chunk, tasks))
+        return scores, losses, outputs
+
+    def support_gradients(self, tasks: Task) -> Params:
+        """∇ of every task's support loss at θ, by name, stacked over tasks: what conflict is measured on."""
+
+        @torch.no_grad()
+        def chunk(tasks: Task) -> tuple[Tensor, ...]:
+            def task_gradients(task: Task) -> tuple[Tensor, ...]:
+                _, start = adapt_to(self.learner, self.problem, task, 1)
+                return tuple(start.gradients.values())
+
+            return self.over_tasks(task_gradients, tasks)
+
+        names = dict.fromkeys(self.learner.attenuated_names + self.learner.adapted_names)
+        return dict(zip(names, joined(self.shards.map(chunk, tasks)), strict=True))
+
+    def _chunk_losses(self, weights: tuple[float, ...]) -> Callable[[Task], Adaptation]:
+        """The losses of a chunk of tasks, as a function that is compiled once for each set of weights."""
+        key = (weights, self.learner.inner.first_order)
+        if key not in self._losses:
+
+            def losses(tasks: Task) -> Adaptation:
+                return self.over_tasks(lambda task: meta_loss(self.learner, self.problem, task, weights), tasks)
+
+            self._losses[key] = self._compile(losses)
+        return self._losses[key]

@@ -1,0 +1,361 @@
+"""The supervised meta-objective: by hand, against finite differences, batched against a loop, resumed and unbroken."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from metarl_l2f.core import L2F, Attenuation, InnerLoop
+from metarl_l2f.networks import MLP
+from metarl_l2f.shards import rows_of
+from metarl_l2f.supervised.episodes import Task
+from metarl_l2f.supervised.experiment import (
+    MetaOptimiser,
+    MetaSupervised,
+    SupervisedSettings,
+    cosine,
+    multi_step_weights,
+)
+from metarl_l2f.supervised.meta_loss import MetaLoss, adapt_to, meta_loss
+from metarl_l2f.supervised.sinusoid import (
+    EVALUATION_POINTS,
+    FREQUENCIES,
+    Curves,
+    SinusoidProblem,
+    disjoint_curves,
+    draw_tasks,
+    sine,
+)
+from metarl_l2f.training import CheckpointError, checkpoint, train
+
+WHOLE = Curves(frequency=FREQUENCIES)
+
+
+def problem(**arguments):
+    return SinusoidProblem(WHOLE, WHOLE, **({"shots": 4, "queries": 3, "hidden_sizes": (5,)} | arguments))
+
+
+class WithPrototypes(SinusoidProblem):
+    """Sinusoids whose tasks bring an embedding: the mean and the spread of their support targets."""
+
+    embedding_size = 2
+
+    def sample(self, split, generator, number):
+        task = super().sample(split, generator, number)
+        targets = task.support_targets[..., 0]
+        return task._replace(prototype=torch.stack([targets.mean(1), targets.std(1)], 1))
+
+
+METHODS = {
+    "maml": (None, InnerLoop(2, 0.1)),
+    "l2f": (Attenuation(), InnerLoop(2, 0.1)),
+    "l2f, raw": (Attenuation(embedding="raw"), InnerLoop(1, 0.1)),
+    "l2f, network": (Attenuation(scope="network"), InnerLoop(1, 0.1)),
+    "l2f, layer": (Attenuation(scope="layer"), InnerLoop(1, 0.1)),
+    "l2f, filter": (Attenuation(scope="filter"), InnerLoop(1, 0.1)),
+    "l2f, weight": (Attenuation(scope="weight"), InnerLoop(1, 0.1)),
+    "l2f, free": (Attenuation(conditioning="none"), InnerLoop(1, 0.1)),
+    "l2f, prototype": (Attenuation(conditioning="prototype"), InnerLoop(1, 0.1)),
+    "l2f, scale": (Attenuation(transform="scale"), InnerLoop(1, 0.1)),
+    "l2f, affine": (Attenuation(transform="affine"), InnerLoop(2, 0.1)),
+    "lslr": (None, InnerLoop(2, 0.1, learn_inner_lr=True)),
+    "l2f, lslr": (Attenuation(), InnerLoop(2, 0.1, learn_inner_lr=True)),
+    "meta-sgd": (None, InnerLoop(1, 0.1, learn_inner_lr=True, inner_lr_scope="weight")),
+    "l2f, meta-sgd": (Attenuation(), InnerLoop(2, 0.1, learn_inner_lr=True, inner_lr_scope="weight")),
+}
+
+
+def build(method, kind=WithPrototypes, last_layer_only=False, **how):
+    attenuation, inner = METHODS[method]
+    solved = kind(WHOLE, WHOLE, 4, 3, (5,))
+    prototypes = attenuation is not None and attenuation.conditioning == "prototype"
+    learner = L2F(
+        # tanh: finite differences across a kink of ReLU say nothing.
+        MLP([1, 5, 1], "tanh", torch.Generator().manual_seed(0)),
+        attenuation,
+        inner,
+        adapted=(lambda name: name.startswith("layers.1")) if last_layer_only else (lambda name: True),
+        embedding_size=2 if prototypes else None,
+        generator=torch.Generator().manual_seed(1),
+    ).double()
+    tasks = Task(*(values.double() for values in solved.sample("train", np.random.default_rng(0), 3)))
+    return MetaLoss(learner, solved, **({"batching": "vmap", "task_chunk": 2} | how)), tasks
+
+
+def weights_for(meta):
+    return (0.3,) * (meta.learner.inner.inner_steps - 1) + (0.7,)
+
+
+# ---- gradients ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last_layer_only", [False, True], ids=["all", "anil"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_meta_gradient_equals_finite_differences(method, last_layer_only):
+    meta, tasks = build(method, last_layer_only=last_layer_only)
+    weights = weights_for(meta)
+    _, gradient = meta.gradient(tasks, weights)
+    parameters = list(meta.learner.parameters())
+
+    def objective():
+        losses = [meta_loss(meta.learner, meta.problem, rows_of(tasks, i), weights).loss for i in range(3)]
+        return float(sum(losses).detach() / 3)
+
+    def shift(direction, size):
+        for parameter, along in zip(parameters, direction, strict=True):
+            parameter.data.add_(along, alpha=size)
+
+    # The embedding is data, not a path for gradients: it must not move with θ when the difference is taken.
+    frozen = freeze_embeddings(meta, tasks)
+    random = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        direction = [torch.randn(p.shape, generator=random, dtype=p.dtype) for p in parameters]
+        size = 1e-5
+        with frozen:
+            shift(direction, size)
+            above = objective()
+            shift(direction, -2 * size)
+            below = objective()
+            shift(direction, size)
+        expected = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
+        assert (above - below) / (2 * size) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+class freeze_embeddings:
+    """While entered, γ is read off the embeddings that the tasks had at the start, task by task, in turn."""
+
+    def __init__(self, meta, tasks):
+        self.learner, self.gradients = meta.learner, []
+        for i in range(len(tasks.support)):
+            _, start = adapt_to(meta.learner, meta.problem, rows_of(tasks, i), 1)
+            self.gradients.append({name: g.detach() for name, g in start.gradients.items()})
+
+    def __enter__(self):
+        gamma, turn = self.learner.gamma, itertools.cycle(self.gradients)
+        self.learner.gamma = lambda gradients, prototype=None: gamma(next(turn), prototype)
+
+    def __exit__(self, *_):
+        del self.learner.gamma
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_vmapped_tasks_equal_a_loop_over_them(method):
+    vmapped, tasks = build(method)
+    looped, _ = build(method, batching="loop", task_chunk=1)
+    weights = weights_for(vmapped)
+    ours, our_gradient = vmapped.gradient(tasks, weights)
+    theirs, their_gradient = looped.gradient(tasks, weights)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(vmapped.evaluate(tasks, 3), looped.evaluate(tasks, 3), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("batching", ["vmap", "loop"])
+def test_threads_change_no_digit(batching):
+    one, tasks = build("l2f", batching=batching, task_chunk=1)
+    three, _ = build("l2f", batching=batching, task_chunk=1, threads=3)
+    for ours, theirs in zip(one.gradient(tasks, (0.5, 0.5))[1], three.gradient(tasks, (0.5, 0.5))[1], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_first_order_drops_the_second_derivative():
+    # One parameter, loss ½ (θ − y)² on support and query: θ' = θ − α (θ − s), ∂L'/∂θ = (θ' − q)(1 − α) or, first order,
+    # (θ' − q). With θ = 0, s = 1, q = 3, α = 0.25: θ' = 0.25 and the gradient is −2.75 · 0.75 = −2.0625 or −2.75.
+    class Constant(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, params, inputs):
+            return params["value"].expand(len(inputs), 1)
+
+    class Half(SinusoidProblem):
+        def loss(self, outputs, targets):
+            return 0.5 * (outputs - targets).square().mean()
+
+    task = Task(*(torch.full((1, 1, 1), v) for v in (0.0, 1.0, 0.0, 3.0)), torch.empty(1, 0))
+    for first_order, expected in ((False, -2.0625), (True, -2.75)):
+        learner = L2F(Constant(), None, InnerLoop(1, 0.25, first_order=first_order))
+        meta = MetaLoss(learner, Half(WHOLE, WHOLE, 1, 1), "vmap", 1)
+        _, (gradient,) = meta.gradient(task, (1.0,))
+        assert gradient.item() == pytest.approx(expected)
+
+
+# ---- schedules ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, (1 / 3, 1 / 3, 1 / 3)), (0.5, (1 / 6, 1 / 6, 2 / 3)), (1.0, (0.0, 0.0, 1.0)), (7.0, (0.0, 0.0, 1.0))],
+)
+def test_multi_step_weights_move_to_the_last_step(progress, expected):
+    assert multi_step_weights(3, progress) == pytest.approx(expected)
+
+
+def test_the_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step():
+    meta, tasks = build("l2f")
+    _, losses, _ = meta.evaluate(tasks, 2)
+    adaptation, _ = meta.gradient(tasks, (0.25, 0.75))
+    torch.testing.assert_close(adaptation.loss, 0.25 * losses[:, 1] + 0.75 * losses[:, 2])
+
+
+def test_the_cosine_falls_from_first_to_last():
+    assert [cosine(1.0, 0.0, p) for p in (0.0, 0.5, 1.0, 2.0)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    # A quarter of the way: (1 + cos 45°) / 2
+    assert cosine(1.0, 0.0, 0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+
+
+def experiment(iterations=6, seed=1, method="l2f", inner=None, **optimiser):
+    settings = SupervisedSettings(
+        method=method,
+        seed=seed,
+        tasks_per_batch=3,
+        inner=inner or InnerLoop(2, 0.01),
+        optimiser=MetaOptimiser(**optimiser),
+        validation_tasks=4,
+        diagnostics_every=2,
+    )
+    return MetaSupervised(problem(), settings, iterations=iterations, task_chunk=2)
+
+
+def test_the_schedule_sets_step_size_and_order_by_the_iteration():
+    run = experiment(iterations=5, schedule="cosine", final_lr=1e-4, first_order_iterations=2)
+    seen = []
+    for iteration in range(1, 6):
+        run.iterate(iteration)
+        seen.append((run.optimiser.param_groups[0]["lr"], run.learner.inner.first_order))
+    assert [order for _, order in seen] == [True, True, False, False, False]
+    assert [lr for lr, _ in seen] == pytest.approx([cosine(1e-3, 1e-4, i / 4) for i in range(5)])
+
+
+def test_clipping_bounds_every_entry_of_the_meta_gradient():
+    run = experiment(clip=1e-3)
+    run.iterate(1)
+    assert max(float(p.grad.abs().max()) for p in run.learner.parameters()) == pytest.approx(1e-3)
+
+
+# ---- runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_is_the_unbroken_one(tmp_path):
+    how = {
+        "config": {},
+        "validate_every": 3,
+        "validation_key": "validation/mse/step_2",
+        "progress_key": "mse/step_2",
+        "higher_is_better": False,
+    }
+    inner = InnerLoop(2, 0.01, learn_inner_lr=True)
+    kinds = {"inner": inner, "schedule": "cosine", "first_order_iterations": 3, "multi_step_iterations": 4}
+    train(experiment(**kinds), tmp_path / "unbroken", iterations=6, resume=False, **how)
+    train(experiment(**kinds), tmp_path / "broken", iterations=3, resume=False, **how)
+    train(experiment(**kinds), tmp_path / "broken", iterations=6, resume=True, **how)
+    states = [checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("unbroken", "broken")]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+def test_methods_of_one_seed_meet_the_same_tasks():
+    runs = [experiment(method=method) for method in ("maml", "l2f")]
+    before = [run.validate(0)["validation/mse/step_0"] for run in runs]
+    assert before[0] == before[1]  # θ and the tasks are the same, and attenuation is a part of adaptation.
+
+
+def test_validation_and_evaluation_leave_the_learner_as_it_is():
+    run = experiment()
+    before = {name: value.clone() for name, value in run.learner.state_dict().items()}
+    run.validate(1)
+    assert run.evaluate(5, 4, seed=9).shape == (5, 5)
+    torch.testing.assert_close(dict(run.learner.state_dict()), before, rtol=0, atol=0)
+
+
+def test_diagnostics_come_every_so_often():
+    run = experiment()
+    assert "conflict/network" not in run.iterate(1)
+    metrics = run.iterate(2)
+    assert 0 < metrics["conflict/network"] < math.pi
+    assert 0 < metrics["gamma/layers.0.weight/mean"] < 1
+
+
+def test_a_checkpoint_of_another_network_is_refused():
+    with pytest.raises(CheckpointError, match="another network or method: attenuator"):
+        experiment(method="maml").load_state_dict(experiment().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: MetaOptimiser(schedule="linear"), "schedule must be one of"),
+        (lambda: MetaOptimiser(meta_lr=0.0), "meta_lr must be a positive, finite step size, got 0.0"),
+        (lambda: MetaOptimiser(clip=0.0), "clip must be positive"),
+        (lambda: MetaOptimiser(first_order_iterations=-1), "first_order_iterations must be 0 or more"),
+        (lambda: SupervisedSettings(method="sgd"), "method must be one of"),
+        (lambda: SupervisedSettings(tasks_per_batch=0), "tasks_per_batch must be 1 or more"),
+        (lambda: InnerLoop(inner_lr_scope="row"), "inner_lr_scope must be one of"),
+        (lambda: build("maml", batching="both"), "batching must be one of"),
+        (lambda: build("maml", task_chunk=0), "tasks_per_shard must be a positive number"),
+        (lambda: build("l2f", last_layer_only=True, kind=SinusoidProblem)[0].learner.gamma({}), "layers"),
+    ],
+)
+def test_bad_settings_are_refused(make, text):
+    with pytest.raises((ValueError, KeyError), match=text):
+        make()
+
+
+def test_an_embedding_goes_with_conditioning_on_prototypes_only():
+    for attenuation, size in ((Attenuation(), 2), (Attenuation(conditioning="prototype"), None)):
+        with pytest.raises(ValueError, match="embedding_size goes with conditioning='prototype'"):
+            L2F(MLP([1, 1]), attenuation, embedding_size=size)
+    learner = L2F(MLP([1, 1]), Attenuation(conditioning="prototype"), embedding_size=2)
+    with pytest.raises(ValueError, match="needs each task's prototype, got None"):
+        learner.gamma({})
+
+
+# ---- sinusoids ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sine_by_hand():
+    # A = 2, b = π/2, ω = 1 at x = π: 2 sin(π/2) = 2;  A = 1, b = 0, ω = 2 at x = π/4: sin(π/2) = 1
+    curves = np.array([[2.0, np.pi / 2, 1.0], [1.0, 0.0, 2.0]])
+    assert sine(curves, np.array([[np.pi], [np.pi / 4]])) == pytest.approx(np.array([[2.0], [1.0]]))
+
+
+def test_support_and_query_lie_on_one_curve_of_the_family():
+    family = Curves((2.0, 2.0), (1.0, 1.0), (1.0, 1.0))
+    task = draw_tasks(family, np.random.default_rng(0), 3, shots=4, queries=5)
+    assert [tuple(values.shape) for values in task] == [(3, 4, 1), (3, 4, 1), (3, 5, 1), (3, 5, 1), (3, 0)]
+    for x, y in ((task.support, task.support_targets), (task.query, task.query_targets)):
+        torch.testing.assert_close(y, 2 * torch.sin(x - 1), rtol=1e-5, atol=1e-5)
+        assert (x.abs() <= 5).all()
+
+
+def test_curves_cover_their_ranges_and_no_more():
+    drawn = WHOLE.draw(np.random.default_rng(0), 20_000)
+    assert drawn.min(0) == pytest.approx([0.1, 0.0, 0.8], abs=2e-3)
+    assert drawn.max(0) == pytest.approx([5.0, math.pi, 1.2], abs=2e-3)
+
+
+def test_disjoint_families_touch_but_do_not_overlap():
+    train_curves, test_curves = disjoint_curves()
+    for name in ("amplitude", "phase"):
+        assert getattr(train_curves, name)[1] == getattr(test_curves, name)[0]
+
+
+def test_evaluation_takes_more_query_points_than_training():
+    sampled = {split: problem().sample(split, np.random.default_rng(0), 1) for split in ("train", "val", "test")}
+    assert [sampled[split].query.shape[1] for split in sampled] == [3, EVALUATION_POINTS, EVALUATION_POINTS]
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Curves(amplitude=(5.0, 0.1)), "amplitude must be a finite range"),
+        (lambda: Curves(phase=(0.0, math.inf)), "phase must be a finite range"),
+        (lambda: problem(shots=0), "shots must be a positive number of points, got 0"),
+        (lambda: problem(queries=-1), "queries must be a positive number of points, got -1"),
+    ],
+)
+def test_impossible_curves_are_refused(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
