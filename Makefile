@@ -8,21 +8,23 @@ INSTALLED := .venv/installed
 CODE := $(wildcard metarl_l2f envs launchers tests benchmarks examples)
 
 # One name a launcher: `make cheetah-vel` runs launchers/cheetah_vel.py, whose first line is its help below.
-LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid evaluate play
+LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid image-classification prototypes evaluate play
 
 .DEFAULT_GOAL := help
-.PHONY: help install $(LAUNCHERS) test lint types format clean
+.PHONY: help install $(LAUNCHERS) images test lint types format clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [ARGS="..."]   (ARGS go to the launcher, or to pytest; PYTHON=... chooses the interpreter)'
 	@echo
 	@for name in $(LAUNCHERS); do \
-	  sed -n "1s/\"\"\"//g; 1s/^/  $$(printf '%-14s ' $$name)/p" "launchers/$$(echo $$name | tr - _).py"; \
+	  sed -n "1s/\"\"\"//g; 1s/^/  $$(printf '%-22s ' $$name)/p" "launchers/$$(echo $$name | tr - _).py"; \
 	done
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' Makefile
 
 $(LAUNCHERS): $(INSTALLED)
 	$(BIN)/python launchers/$(subst -,_,$@).py $(ARGS)
+
+images: image-classification ## the same, on letters of many scripts that come along
 
 install: $(INSTALLED) ## create .venv and install the package, editable, with its tools
 

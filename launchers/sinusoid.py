@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import save, sinusoid_fit
@@ -65,12 +63,9 @@ class Sinusoid(RunOptions):
         train, test = disjoint_curves(frequency) if self.disjoint else (whole, whole)
         return SinusoidProblem(train, test, self.shots, self.shots if self.queries is None else self.queries)
 
-    def evaluate(self, experiment: MetaSupervised, seed: int) -> Evaluation:
+    def evaluate(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
         """Meta-SGD's protocol: the mean over 100 points of each of 100 curves, 100 times over."""
-        scores = [
-            experiment.evaluate(self.evaluation_tasks, self.evaluation_steps, seed, key=key).numpy()
-            for key in range(self.evaluation_repeats)
-        ]
+        scores = experiment.evaluate(self.evaluation_tasks * self.evaluation_repeats, self.evaluation_steps, seed)
         protocol = {
             "problem": "sinusoid",
             "shots": self.shots,
@@ -85,7 +80,7 @@ class Sinusoid(RunOptions):
             "training_seed": self.settings.seed,
             "inner_steps_trained": self.settings.inner.inner_steps,
         }
-        return Evaluation(np.concatenate(scores), protocol, model, score="mse")
+        return Evaluation(scores.numpy(), protocol, model, score="mse")
 
 
 def draw(options: Sinusoid, experiment: MetaSupervised, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
@@ -12,7 +13,7 @@ from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
 from metarl_l2f.supervised.meta_loss import Batching, Problem
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
-from metarl_l2f.training.loop import BEST_FILE
+from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, ranked_file
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,18 @@ class RunOptions(run.RunOptions):
             compiled=self.compile,
         )
 
-    def evaluate(self, experiment: MetaSupervised, seed: int) -> Evaluation:
+    def evaluate(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
         """Scores on held-out tasks after 0 … evaluation_steps inner steps."""
         raise NotImplementedError
+
+    def notes(self, evaluation: Evaluation) -> str:
+        """What else to print of an evaluation."""
+        return ""
+
+    @property
+    def keep_best(self) -> int:
+        """How many of the best states by validation are kept."""
+        return 1
 
 
 def load_run(kind: type[RunOptions], folder: Path, checkpoint: str = "best") -> tuple[RunOptions, MetaSupervised]:
@@ -71,6 +81,12 @@ def load_run(kind: type[RunOptions], folder: Path, checkpoint: str = "best") -> 
     experiment = options.experiment()
     experiment.load_state_dict(read_state(checkpoint_of(folder, checkpoint), "launcher", config["launcher"]))
     return options, experiment
+
+
+def best_states(folder: Path) -> list[dict[str, Any]]:
+    """The experiment's states after the best validations that a run kept, best first."""
+    ranking = load_checkpoint(folder / CHECKPOINT_FILE)["ranking"]
+    return [load_checkpoint(ranked_file(folder, entry["iteration"]))["experiment"] for entry in ranking]
 
 
 def launch(name: str, options: RunOptions, draw: Callable[[MetaSupervised, Path], None]) -> int:
@@ -96,10 +112,10 @@ def launch(name: str, options: RunOptions, draw: Callable[[MetaSupervised, Path]
         if not options.evaluation_tasks:
             return
         experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
-        evaluation = options.evaluate(experiment, settings.seed)
+        evaluation = options.evaluate(experiment, folder, settings.seed)
         evaluation.save(folder / "evaluation.json")
         draw(experiment, folder)
-        print(evaluation.table())
+        print("\n".join(filter(None, [evaluation.table(), options.notes(evaluation)])))
 
     try:
         return run.train_and_report(
@@ -113,6 +129,7 @@ def launch(name: str, options: RunOptions, draw: Callable[[MetaSupervised, Path]
             progress_key=score,
             log_every=options.log_every,
             higher_is_better=problem.higher_is_better,
+            keep_best=options.keep_best,
         )
     finally:
         experiment.close()

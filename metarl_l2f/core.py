@@ -301,7 +301,7 @@ class L2F(nn.Module):
         """
         assert self.attenuation is not None, "MAML has no attenuation"
         if self.attenuation.conditioning == "none":
-            output = self.free
+            output = self.free.clone()  # Not the parameter itself: what is logged must not move with an update.
         else:
             if self.attenuation.conditioning == "prototype":
                 if prototype is None:

@@ -56,6 +56,8 @@ PANEL_SIZE = 1.6  # Inches.
 SMALLEST_PANEL = 1.0  # Inches: narrower pictures have more rows.
 HEADING_SIZE = 0.35  # Inches: the two lines of text above a panel.
 TASKS_SHOWN = 5
+SHOTS_SHOWN, QUERIES_SHOWN = 2, 10  # Images of each class at most.
+RIGHT, WRONG = "#0072B2", "#D55E00"  # Frames of images that were told right, and wrong.
 SINUSOID_PANEL = 1.5  # Inches of height.
 LEGEND_HEIGHT = 0.5  # Inches above the panels.
 FARTHEST = 1.5  # Panels end so many times as far out as the farthest goal, lest one stray path dwarf the rest.
@@ -587,3 +589,52 @@ def _finish_panel(axes: Axes) -> None:
     for spine in axes.spines.values():
         spine.set(color=FRAME, linewidth=0.8)
     axes.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, color=FRAME, width=0.8, length=3)
+
+
+# --- Images ---
+
+
+def few_shot_episode(task: Task, outputs: Tensor, *, width: float = 7.0) -> Figure:
+    """Draw one N-way K-shot episode: a row a class, what it was learned from, and how new images were judged.
+
+    Args:
+        task: stacked episodes, of which the first is drawn; images and class numbers class by class.
+        outputs: (number, k + 1, Q, N), logits of the query images before adaptation and after 1 … k steps.
+        width: of the picture, inches.
+    """
+    before, after = outputs[0, 0].argmax(-1), outputs[0, -1].argmax(-1)
+    targets = task.query_targets[0]
+    ways = int(targets.max()) + 1
+    support, query = task.support[0].unflatten(0, (ways, -1)), task.query[0].unflatten(0, (ways, -1))
+    shots, shown = min(support.shape[1], SHOTS_SHOWN), min(query.shape[1], QUERIES_SHOWN)
+    columns = shots + shown
+    figure = Figure(figsize=(width, width * ways / columns + LEGEND_HEIGHT), layout="constrained")
+    panels = figure.subplots(ways, columns, squeeze=False)
+    for way, row in enumerate(panels):
+        for column, axes in enumerate(row):
+            image = support[way, column] if column < shots else query[way, column - shots]
+            axes.imshow(image.movedim(0, -1).squeeze(-1), cmap="gray_r", vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            verdict = INK
+            if column >= shots:
+                verdict = RIGHT if after.unflatten(0, (ways, -1))[way, column - shots] == way else WRONG
+            for spine in axes.spines.values():
+                spine.set(color=verdict, linewidth=1.0 if column < shots else 2.0)
+    accuracies = [f"{100 * float((guess == targets).float().mean()):.0f} %" for guess in (before, after)]
+    patches = [
+        Line2D([], [], color=INK, linewidth=1.0, label="learned from"),
+        Line2D([], [], color=RIGHT, linewidth=2.0, label="told right after adaptation"),
+        Line2D([], [], color=WRONG, linewidth=2.0, label="told wrong"),
+    ]
+    figure.legend(
+        handles=patches,
+        loc="outside upper center",
+        ncols=3,
+        fontsize=SMALL_SIZE,
+        labelcolor=INK,
+        frameon=False,
+        title=f"accuracy in this episode: {accuracies[0]} before adaptation, {accuracies[1]} after",
+        title_fontsize=TEXT_SIZE,
+    )
+    return figure

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .core import Params
 
 Activation = Literal["tanh", "relu"]
+Pooling = Literal["max", "stride"]
 SMALLEST_LOG_STD = math.log(1e-6)
 OUTPUT_SCALE = 0.01
 """Initial weights of a policy's last layer, relative to the others'. A policy that starts by moving everywhere the same
@@ -252,3 +253,163 @@ def _quiet_mlp(sizes: Sequence[int], activation: Activation, generator: torch.Ge
     with torch.no_grad():
         network.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)
     return network
+
+
+# --- Images ---
+
+LEAKY_SLOPE = 0.01  # Of the official networks' rectifiers below 0.
+
+
+class Norm(nn.Module):
+    """Batch normalisation with the statistics of the images at hand, in evaluation too ("transductive").
+
+    That is what the official code of L2F and of MAML++ computes: it keeps running statistics, but never reads them.
+
+    Args:
+        channels: of the images' features.
+        steps: sets of scales and shifts; after k inner steps, set min(k, steps − 1) is used (MAML++: one a step).
+    """
+
+    def __init__(self, channels: int, steps: int) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"normalisation needs 1 or more sets of scales and shifts, got {steps}")
+        self.weight, self.bias = nn.Parameter(torch.ones(steps, channels)), nn.Parameter(torch.zeros(steps, channels))
+
+    def forward(self, params: Params, prefix: str, features: Tensor, step: int) -> Tensor:
+        """(n, C, H, W) → the same shape, each channel with mean 0 and variance 1 over all images and places."""
+        row = min(step, len(self.weight) - 1)
+        weight, bias = params[f"{prefix}.weight"][row], params[f"{prefix}.bias"][row]
+        return F.batch_norm(features, None, None, weight, bias, training=True)
+
+
+def is_norm(name: str) -> bool:
+    """Whether a parameter is a scale or shift of a `Norm`: meta-learned, but neither adapted nor attenuated."""
+    return ".norm" in name
+
+
+class Conv4(nn.Module):
+    """Four convolutions and a linear head, the few-shot literature's small classifier.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        classes: outputs.
+        filters: per convolution.
+        pooling: `max`: no bias, leaky ReLU, 2×2 max pooling (the official L2F network); `stride`: bias, ReLU, stride 2
+            and the mean over places (MAML's network for 28×28 images, four times as fast there).
+        norm_steps: sets of scales and shifts of the normalisation.
+        generator: draws the initial weights, Xavier uniform; biases start at 0.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        filters: int = 48,
+        pooling: Pooling = "max",
+        norm_steps: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling must be one of {get_args(Pooling)}, got {pooling!r}")
+        channels, height, width = image_shape
+        self.pooling = pooling
+        places = (height // 16) * (width // 16) if pooling == "max" else 1
+        if places < 1:
+            raise ValueError(
+                f"images of {height}×{width} vanish in four halvings; they need 16×16 pixels, or pooling='stride'"
+            )
+        self.blocks = nn.ModuleList()
+        for number in range(4):
+            block = nn.Module()
+            block.add_module("conv", nn.Conv2d(filters if number else channels, filters, 3, bias=pooling == "stride"))
+            block.add_module("norm", Norm(filters, norm_steps))
+            self.blocks.append(block)
+        self.feature_size = filters * places
+        self.head = nn.Linear(self.feature_size, classes)
+        _start_xavier(self, generator)
+
+    def forward(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
+        """Images (n, C, H, W) → logits (n, classes), after `step` inner steps."""
+        return affine(self.features(params, images, step), params["head.weight"], params["head.bias"])
+
+    def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
+        """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
+        for number, block in enumerate(self.blocks):
+            prefix = f"blocks.{number}"
+            weight, bias = params[f"{prefix}.conv.weight"], params.get(f"{prefix}.conv.bias")
+            images = F.conv2d(images, weight, bias, stride=2 if self.pooling == "stride" else 1, padding=1)
+            images = block.get_submodule("norm")(params, f"{prefix}.norm", images, step)
+            images = F.relu(images) if self.pooling == "stride" else _leaky_pooled(images)
+        return images.mean((2, 3)) if self.pooling == "stride" else images.flatten(1)
+
+
+class ResNet12(nn.Module):
+    """Four residual blocks of three convolutions, 64, 128, 256 and 512 wide, and a linear head on the mean over places.
+
+    Each block: (3×3 convolution, normalisation, leaky ReLU) twice, a third convolution with normalisation, plus the
+    normalised 1×1 convolution of the input; leaky ReLU; 2×2 max pooling.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        classes: outputs.
+        widths: of the blocks.
+        norm_steps: sets of scales and shifts of the normalisation.
+        generator: draws the initial weights, Xavier uniform; biases start at 0.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        norm_steps: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if min(image_shape[1:]) < 2 ** len(widths):
+            raise ValueError(
+                f"images of {image_shape[1]}×{image_shape[2]} vanish in {len(widths)} halvings; they need "
+                f"{2 ** len(widths)}×{2 ** len(widths)} pixels or more"
+            )
+        self.blocks = nn.ModuleList()
+        for inputs, width in itertools.pairwise((image_shape[0], *widths)):
+            block = nn.Module()
+            for number, size in enumerate((inputs, width, width)):
+                block.add_module(f"conv{number}", nn.Conv2d(size, width, 3, bias=False))
+                block.add_module(f"norm{number}", Norm(width, norm_steps))
+            block.add_module("shortcut", nn.Conv2d(inputs, width, 1, bias=False))
+            block.add_module("norm_shortcut", Norm(width, norm_steps))
+            self.blocks.append(block)
+        self.feature_size = widths[-1]
+        self.head = nn.Linear(self.feature_size, classes)
+        _start_xavier(self, generator)
+
+    def forward(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
+        """Images (n, C, H, W) → logits (n, classes), after `step` inner steps."""
+        return affine(self.features(params, images, step), params["head.weight"], params["head.bias"])
+
+    def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
+        """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
+        for number, block in enumerate(self.blocks):
+            prefix = f"blocks.{number}"
+            straight = F.conv2d(images, params[f"{prefix}.shortcut.weight"])
+            straight = block.get_submodule("norm_shortcut")(params, f"{prefix}.norm_shortcut", straight, step)
+            for layer in range(3):
+                images = F.conv2d(images, params[f"{prefix}.conv{layer}.weight"], padding=1)
+                images = block.get_submodule(f"norm{layer}")(params, f"{prefix}.norm{layer}", images, step)
+                images = F.leaky_relu(images, LEAKY_SLOPE) if layer < 2 else _leaky_pooled(images + straight)
+        return images.mean((2, 3))
+
+
+def _leaky_pooled(images: Tensor) -> Tensor:
+    return F.max_pool2d(F.leaky_relu(images, LEAKY_SLOPE), 2)
+
+
+def _start_xavier(network: nn.Module, generator: torch.Generator | None) -> None:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

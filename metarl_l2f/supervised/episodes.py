@@ -1,10 +1,13 @@
 """Few-shot tasks: a support set to adapt to and a query set to be judged on; N-way K-shot episodes of images."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Split = Literal["train", "val", "test"]
 
 
 class Task(NamedTuple):
@@ -50,6 +53,86 @@ class Images:
             raise ValueError("classes must have different names")
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    @property
     def counts(self) -> Tensor:
         """(classes,), images of each class."""
         return torch.bincount(self.labels)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an N-way K-shot episode consists of.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    ways: int = 5
+    """Classes N per episode."""
+    shots: int = 1
+    """Support images K per class."""
+    queries: int = 15
+    """Query images per class."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+
+    def check(self, images: Images, split: str) -> None:
+        """Refuse a split that such episodes cannot be drawn from.
+
+        Raises:
+            ValueError: it has too few classes, or too few images of a class.
+        """
+        counts, needed = images.counts, self.shots + self.queries
+        if len(counts) < self.ways:
+            raise ValueError(
+                f"{self.ways}-way episodes need {self.ways} classes, but {split} has {len(counts)}; lower ways"
+            )
+        if int(counts.min()) < needed:
+            smallest = int(counts.argmin())
+            raise ValueError(
+                f"{self.shots} shots and {self.queries} queries need {needed} images of every class, but "
+                f"{images.classes[smallest]!r} of {split} has {int(counts[smallest])}; lower shots or queries"
+            )
+
+
+def draw_episodes(images: Images, shape: Shape, generator: np.random.Generator, number: int) -> Task:
+    """N-way K-shot episodes: classes without repetition, images of a class without repetition.
+
+    Args:
+        images: the split.
+        shape: of an episode.
+        generator: draws everything.
+        number: of episodes.
+    Returns:
+        Stacked over episodes: images (number, N·K or N·queries, C, H, W) float32 in [0, 1], class by class; targets
+        int64, each class's number within the episode.
+    """
+    counts = images.counts.numpy()
+    first = np.concatenate([[0], counts.cumsum()[:-1]])
+    ways, shots, each = shape.ways, shape.shots, shape.shots + shape.queries
+    rows = np.empty((number, ways, each), np.int64)
+    for episode in range(number):
+        for way, chosen in enumerate(generator.choice(len(counts), ways, replace=False)):
+            rows[episode, way] = first[chosen] + generator.choice(counts[chosen], each, replace=False)
+
+    def pictures(chosen: np.ndarray) -> Tensor:
+        return images.pixels[torch.from_numpy(chosen.reshape(number, -1))].float() / 255
+
+    def targets(per_class: int) -> Tensor:
+        return torch.arange(ways).repeat_interleave(per_class).expand(number, -1)
+
+    return Task(
+        pictures(rows[:, :, :shots]),
+        targets(shots),
+        pictures(rows[:, :, shots:]),
+        targets(shape.queries),
+        torch.empty(number, 0),
+    )

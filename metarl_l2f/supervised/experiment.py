@@ -7,7 +7,7 @@ optimiser's state and i: runs resume exactly, and two methods with one seed meet
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -18,8 +18,11 @@ from ..core import L2F, Attenuation, InnerLoop
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
 from ..training.checkpoint import load_into
 from ..training.seeding import Stream, generator, torch_generator
-from .meta_loss import Batching, MetaLoss, Problem, Split
+from .episodes import Split, Task
+from .meta_loss import Batching, MetaLoss, Problem
 
+TASKS_AT_ONCE = 100
+"""Tasks that evaluation holds in memory together."""
 Method = Literal["l2f", "maml"]
 Schedule = Literal["constant", "cosine"]
 
@@ -181,7 +184,9 @@ class MetaSupervised:
             for step, value in enumerate(by_step)
         }
 
-    def evaluate(self, tasks: int, steps: int, seed: int, split: Split = "test", key: int = 0) -> Tensor:
+    def evaluate(
+        self, tasks: int, steps: int, seed: int, split: Split = "test", states: Sequence[dict[str, Any]] = ()
+    ) -> Tensor:
         """Scores of held-out tasks after 0 … steps inner steps: (tasks, steps + 1).
 
         Args:
@@ -189,10 +194,32 @@ class MetaSupervised:
             steps: inner steps; step sizes beyond the trained steps are `later_lr_factor` times the last.
             seed: of the tasks.
             split: where they come from.
-            key: which of many draws.
+            states: of an ensemble, whose outputs are averaged; by default the learner as it is.
         """
-        drawn = self.problem.sample(split, generator(seed, Stream.EVALUATION, key), tasks)
-        return self.meta_loss.evaluate(drawn, steps)[0]
+        scores = []
+        for key, first in enumerate(range(0, tasks, TASKS_AT_ONCE)):
+            drawn = self.problem.sample(
+                split, generator(seed, Stream.EVALUATION, key), min(TASKS_AT_ONCE, tasks - first)
+            )
+            if states:
+                scores.append(self._ensemble_scores(drawn, steps, states))
+            else:
+                scores.append(self.meta_loss.evaluate(drawn, steps)[0])
+        return torch.cat(scores)
+
+    def _ensemble_scores(self, tasks: Task, steps: int, states: Sequence[dict[str, Any]]) -> Tensor:
+        own, outputs = {name: value.clone() for name, value in self.learner.state_dict().items()}, []
+        for state in states:
+            load_into(self.learner, state["learner"], "network or method")
+            outputs.append(self.meta_loss.evaluate(tasks, steps)[2])
+        self.learner.load_state_dict(own)
+        mean = torch.stack(outputs).mean(0)
+        return torch.stack(
+            [
+                torch.stack([self.problem.score(output, targets) for output in by_step])
+                for by_step, targets in zip(mean, tasks.query_targets, strict=True)
+            ]
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's meta-parameters and the optimiser's moments."""

@@ -14,10 +14,9 @@ from torch.func import vmap
 
 from ..core import L2F, Params, Start
 from ..shards import Shards, joined, rows_of
-from .episodes import Task
+from .episodes import Split, Task
 
 Batching = Literal["vmap", "loop"]
-Split = Literal["train", "val", "test"]
 Tree = TypeVar("Tree", bound=tuple)
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ..core import Params
 from ..networks import MLP
-from .episodes import Task
-from .meta_loss import Split
+from .episodes import Split, Task
 
 INPUT_RANGE = (-5.0, 5.0)
 EVALUATION_POINTS = 100

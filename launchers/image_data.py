@@ -1,0 +1,50 @@
+"""What the launchers of image problems share: which data set, and how it is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from metarl_l2f.supervised.episodes import Images, Split
+from metarl_l2f.supervised.glyphs import load_glyphs
+from metarl_l2f.supervised.images import Omniglot, load_images
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Which images are classified."""
+
+    data: Path | None = None
+    """Your data set: a folder or zip archive in any layout that docs/datasets.md lists (miniImageNet, tieredImageNet,
+    CIFAR-FS, FC100, Omniglot, or a folder per class). By default Glyphs, which needs no download (docs/glyphs.md)."""
+    image_size: int | None = None
+    """Resize images to so many pixels of height and width; by default as they are (Omniglot: 28)."""
+    channels: Literal[1, 3] | None = None
+    """Make every image grey (1) or RGB (3); by default as they are."""
+    val_alphabets: tuple[str, ...] = ()
+    """Omniglot: alphabets of meta-validation; by default characters are drawn."""
+    test_alphabets: tuple[str, ...] = ()
+    """Omniglot: alphabets of meta-test."""
+    omniglot_characters: tuple[int, int, int] = (1100, 100, 423)
+    """Omniglot without named alphabets: how many characters train, val and test have."""
+    rotations: bool = True
+    """Omniglot: turned characters are classes of their own."""
+
+    def load(self) -> dict[Split, Images]:
+        """Read it."""
+        if self.data is None:
+            changed = [name for name, value in vars(self).items() if value != getattr(ImageData, name)]
+            if changed:
+                raise ValueError(f"{', '.join(changed)} need a data set of yours; name it with --data, or drop them")
+            return load_glyphs()
+        omniglot = Omniglot(self.val_alphabets, self.test_alphabets, self.omniglot_characters, rotations=self.rotations)
+        return load_images(
+            self.data,
+            size=self.image_size,
+            channels=self.channels,
+            omniglot=None if omniglot == Omniglot() else omniglot,
+        )
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return "glyphs" if self.data is None else self.data.name

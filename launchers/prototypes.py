@@ -1,0 +1,88 @@
+"""Train a prototypical network, whose class prototypes L2F can condition γ on (Table 5)."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from metarl_l2f.figures import learning_curve, save
+from metarl_l2f.launchers.image_data import ImageData
+from metarl_l2f.launchers.run import (
+    USER_ERRORS,
+    RunOptions,
+    checkpoint_of,
+    fail,
+    parse,
+    quiet_machine,
+    read_config,
+    read_state,
+    train_and_report,
+)
+from metarl_l2f.supervised.prototypes import PrototypeSettings, PrototypicalNetwork
+from metarl_l2f.training.config import from_json
+
+NAME = "prototypes"
+SCORE = "accuracy/step_0"
+
+
+@dataclass(frozen=True)
+class Prototypes(RunOptions):
+    """Train an embedding in which images of a class lie together (Snell et al. 2017).
+
+    Its run is named to the image classifier: python launchers/image_classification.py --conditioning prototype
+    --prototypes RUN
+    """
+
+    settings: PrototypeSettings = field(default_factory=PrototypeSettings)
+    """What is learned, and how."""
+    images: ImageData = field(default_factory=ImageData)
+    """Which images."""
+    iterations: int = 5_000
+    """Training episodes in all; may be raised when resuming."""
+    validate_every: int = 250
+    """Training episodes between validations; best.pt keeps the best."""
+    checkpoint_every: int = 250
+    """Training episodes between checkpoints."""
+    log_every: int = 50
+    """Training episodes that one line of metrics averages."""
+
+
+def load_network(folder: Path) -> PrototypicalNetwork:
+    """A trained network from its run's folder: the best by validation.
+
+    Raises:
+        ValueError: the folder holds no such run, or a damaged one.
+    """
+    config = read_config(folder)
+    if config["launcher"] != NAME:
+        raise ValueError(f"{folder} holds a run of {config['launcher']}.py; give one of prototypes.py")
+    options = from_json(Prototypes, config["options"])
+    network = PrototypicalNetwork(options.images.load(), options.settings)
+    network.load_state_dict(read_state(checkpoint_of(folder, "best"), "launcher", NAME))
+    return network
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, train, draw."""
+    try:
+        options = parse(Prototypes(), arguments)
+        folder = options.folder(NAME, "prototypical", options.settings.seed)
+        quiet_machine()
+        experiment = PrototypicalNetwork(options.images.load(), options.settings)
+        print(f"prototypical network on {options.images.name}, seed {options.settings.seed}; writing to {folder}")
+        return train_and_report(
+            NAME,
+            options,
+            experiment,
+            folder,
+            {},
+            lambda: save(learning_curve([folder], score="validation/accuracy"), folder / "learning_curve.png"),
+            validation_key=f"validation/{SCORE}",
+            progress_key=SCORE,
+            log_every=options.log_every,
+        )
+    except USER_ERRORS as error:
+        return fail(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
