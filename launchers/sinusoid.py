@@ -21,7 +21,7 @@ def settings() -> SupervisedSettings:
     """The papers' setting; where γ starts, and what it reads, are the choices of results/sinusoid/README.md."""
     return SupervisedSettings(
         tasks_per_batch=25,
-        attenuation=Attenuation(embedding="normalised", initial_gamma=0.9),
+        attenuation=Attenuation(scope="filter", embedding="normalised", initial_gamma=0.9),
         inner=InnerLoop(inner_steps=1, inner_lr=0.01, later_lr_factor=1.0),
     )
 

@@ -1,0 +1,117 @@
+"""Meta-train LEO, or LEO + L2F, on embeddings of images."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metarl_l2f.evaluation import Evaluation
+from metarl_l2f.figures import learning_curve, save
+from metarl_l2f.launchers.run import (
+    USER_ERRORS,
+    RunOptions,
+    fail,
+    parse,
+    quiet_machine,
+    train_and_report,
+)
+from metarl_l2f.supervised.leo import PUBLISHED, LEOExperiment, LEOSettings, load_embeddings
+from metarl_l2f.training.checkpoint import load as load_checkpoint
+from metarl_l2f.training.loop import BEST_FILE
+
+NAME = "leo"
+
+
+@dataclass(frozen=True)
+class LEORun(RunOptions):
+    """Meta-train LEO + L2F (--method l2f), or plain LEO (--method leo), on files of embeddings.
+
+    The published embeddings of miniImageNet and tieredImageNet are one source of such files; launchers/embeddings.py,
+    which makes them of images with a network trained here, is another.
+    """
+
+    embeddings: Path | None = None
+    """Folder of {train,val,test}_embeddings.pkl in LEO's published format, such as embeddings/miniImageNet/center."""
+    settings: LEOSettings = field(default_factory=LEOSettings)
+    """What is learned, and how."""
+    published: str | None = None
+    """Take step size and regularisers that LEO's authors published for miniImageNet or tieredImageNet."""
+    iterations: int = 2_000
+    """Meta-iterations in all; may be raised when resuming."""
+    validate_every: int = 100
+    """Meta-iterations between validations; best.pt keeps the best."""
+    checkpoint_every: int = 100
+    """Meta-iterations between checkpoints."""
+    log_every: int = 20
+    """Meta-iterations that one line of metrics averages."""
+    evaluation_tasks: int = 600
+    """Held-out tasks of the evaluation at the end; 0 skips it."""
+    evaluation_steps: int = 0
+    """Not used: LEO's inner steps are part of its model."""
+
+    def experiment(self) -> LEOExperiment:
+        """A new experiment of these options."""
+        if self.embeddings is None:
+            raise ValueError("name a folder of embeddings with --embeddings; launchers/embeddings.py can make one")
+        return LEOExperiment(load_embeddings(self.embeddings), self.resolved())
+
+    def resolved(self) -> LEOSettings:
+        """The settings, with the published numbers where they were asked for."""
+        if self.published is None:
+            return self.settings
+        case = (self.published, self.settings.shots)
+        if case not in PUBLISHED:
+            known = ", ".join(f"{name} with {shots} shot{'s' if shots > 1 else ''}" for name, shots in PUBLISHED)
+            raise ValueError(f"published must be one of {known}; got {self.published} with {self.settings.shots}")
+        changes: dict[str, Any] = dict(PUBLISHED[case])
+        return dataclasses.replace(self.settings, **changes)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, train, evaluate, draw."""
+    try:
+        options = parse(LEORun(), arguments)
+        settings = options.resolved()
+        folder = options.folder(NAME, settings.method, settings.seed)
+        quiet_machine()
+        experiment = options.experiment()
+        steps = settings.inner_steps + settings.finetuning_steps
+        print(f"LEO ({settings.method}) on {options.embeddings}, seed {settings.seed}; writing to {folder}")
+
+        def report() -> None:
+            save(learning_curve([folder], score="validation/accuracy"), folder / "learning_curve.png")
+            if not options.evaluation_tasks:
+                return
+            experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
+            scores = experiment.evaluate("test", options.evaluation_tasks, settings.seed)
+            protocol = {
+                "problem": f"embeddings: {options.embeddings}",
+                "ways": settings.ways,
+                "shots": settings.shots,
+                "queries": settings.queries,
+                "held_out_tasks": options.evaluation_tasks,
+                "seed": settings.seed,
+            }
+            model = {"method": settings.method, "training_seed": settings.seed}
+            evaluation = Evaluation(scores, protocol, model, score="accuracy")
+            evaluation.save(folder / "evaluation.json")
+            print(evaluation.table())
+
+        return train_and_report(
+            NAME,
+            options,
+            experiment,
+            folder,
+            {},
+            report,
+            validation_key=f"validation/accuracy/step_{steps}",
+            progress_key=f"accuracy/step_{steps}",
+            log_every=options.log_every,
+        )
+    except USER_ERRORS as error:
+        return fail(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
