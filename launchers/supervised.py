@@ -1,9 +1,10 @@
 """What the supervised launchers share: a run's experiment, its evaluation and its pictures."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
@@ -14,6 +15,8 @@ from metarl_l2f.supervised.meta_loss import Batching, Problem
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, ranked_file
+
+Chosen = TypeVar("Chosen", bound="RunOptions")
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,30 @@ class RunOptions(run.RunOptions):
         return 1
 
 
-def load_run(kind: type[RunOptions], folder: Path, checkpoint: str = "best") -> tuple[RunOptions, MetaSupervised]:
+def load_run(
+    kind: type[Chosen],
+    folder: Path,
+    checkpoint: str = "best",
+    threads: int = 1,
+    later_lr_factor: float | None = None,
+) -> tuple[Chosen, MetaSupervised]:
     """Rebuild a trained experiment from its folder, with its options.
 
     Args:
         kind: the launcher's options.
         folder: of the run.
         checkpoint: `best` by validation (the latest where none was validated yet), or `latest`.
+        threads: CPU threads.
+        later_lr_factor: of steps beyond the trained ones; by default as in training.
     Raises:
         ValueError: no run, a damaged checkpoint, or one that does not fit the configuration.
     """
     config = read_config(folder)
-    options = from_json(kind, config["options"])
+    options = dataclasses.replace(from_json(kind, config["options"]), threads=threads, compile=False)
     experiment = options.experiment()
     experiment.load_state_dict(read_state(checkpoint_of(folder, checkpoint), "launcher", config["launcher"]))
+    if later_lr_factor is not None:
+        experiment.learner.inner = dataclasses.replace(experiment.learner.inner, later_lr_factor=later_lr_factor)
     return options, experiment
 
 

@@ -613,7 +613,7 @@ def few_shot_episode(task: Task, outputs: Tensor, *, width: float = 7.0) -> Figu
     for way, row in enumerate(panels):
         for column, axes in enumerate(row):
             image = support[way, column] if column < shots else query[way, column - shots]
-            axes.imshow(image.movedim(0, -1).squeeze(-1), cmap="gray_r", vmin=0, vmax=1)
+            axes.imshow(image.movedim(0, -1).squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])
             verdict = INK

@@ -1,0 +1,158 @@
+"""The supervised programs, from the command line to the files they leave."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metarl_l2f.launchers import embeddings, evaluate, image_classification, leo, prototypes, sinusoid
+from metarl_l2f.supervised.leo import load_embeddings
+from metarl_l2f.training import metrics
+
+TINY_SINUSOID = (
+    "--iterations 3 --tasks-per-batch 2 --validation-tasks 2 --evaluation-tasks 3 --evaluation-repeats 2 --threads 1"
+)
+TINY_IMAGES = (
+    "--iterations 2 --tasks-per-batch 2 --ways 3 --queries 2 --filters 4 --validation-tasks 2 --validate-every 1 "
+    "--evaluation-tasks 3 --threads 1"
+)
+
+
+@pytest.fixture(scope="module")
+def folder_of_images(tmp_path_factory):
+    """A data set in folders: three splits of four classes of six images."""
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    random = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for number in range(4):
+            folder = root / split / f"{split} class {number}"
+            folder.mkdir(parents=True)
+            pattern = random.integers(0, 200, (16, 16))
+            for image in range(6):
+                pixels = (pattern + random.integers(0, 50, (16, 16))).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{image}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prototypical(tmp_path_factory, folder_of_images):
+    """A run of launchers/prototypes.py."""
+    folder = tmp_path_factory.mktemp("runs") / "prototypes"
+    flags = f"--data {folder_of_images} --iterations 2 --ways 4 --queries 2 --filters 4 --validation-ways 3 --log-dir"
+    assert prototypes.main([*flags.split(), str(folder)]) == 0
+    return folder
+
+
+def test_a_sinusoid_run_is_evaluated_drawn_and_drawn_beside_another(tmp_path, capsys):
+    maml, l2f = tmp_path / "maml", tmp_path / "l2f"
+    assert sinusoid.main([*TINY_SINUSOID.split(), "--method", "maml", "--log-dir", str(maml)]) == 0
+    assert sinusoid.main([*TINY_SINUSOID.split(), "--disjoint", "--beside", str(maml), "--log-dir", str(l2f)]) == 0
+    printed = capsys.readouterr().out
+    assert "L2F on sinusoid, seed 1" in printed and "mse (mean over 6 held-out tasks" in printed
+    content = json.loads((l2f / "evaluation.json").read_text())
+    assert np.array(content["scores"]).shape == (6, 6)
+    assert content["protocol"]["disjoint"] is True
+    assert {"sinusoid_fit.png", "learning_curve.png"} <= {path.name for path in l2f.iterdir()}
+    assert (l2f / "sinusoid_fit.png").stat().st_size > (maml / "sinusoid_fit.png").stat().st_size
+
+
+def test_a_sinusoid_run_resumes_to_the_same_numbers(tmp_path):
+    flags = TINY_SINUSOID.split()[2:]
+    assert sinusoid.main(["--iterations", "4", *flags, "--log-dir", str(tmp_path / "whole")]) == 0
+    assert sinusoid.main(["--iterations", "2", *flags, "--log-dir", str(tmp_path / "parts")]) == 0
+    assert sinusoid.main(["--iterations", "4", "--resume", str(tmp_path / "parts")]) == 0
+    whole, parts = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("whole", "parts"))
+    assert whole["scores"] == parts["scores"]
+
+
+def test_evaluate_repeats_what_a_supervised_run_printed(tmp_path, capsys):
+    assert sinusoid.main([*TINY_SINUSOID.split(), "--log-dir", str(tmp_path / "run")]) == 0
+    at_end = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert evaluate.main([str(tmp_path / "run"), "--out", str(tmp_path / "again.json")]) == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["scores"] == at_end["scores"]
+    assert evaluate.main([str(tmp_path / "run"), "--tasks", "4", "--steps", "2", "--seed", "9"]) == 0
+    assert np.array(json.loads((tmp_path / "run" / "evaluation.json").read_text())["scores"]).shape == (8, 3)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--method maml --first-order",
+        "--method maml --adapt head",
+        "--method maml --learn-inner-lr --inner-lr-scope weight",
+        "--scope weight --embedding raw --transform affine --task-chunk 2 --batching vmap",
+        "--inner-steps 2 --learn-inner-lr --per-step-norm --multi-step-iterations 2 --first-order-iterations 1",
+        "--adapt head --conditioning none --schedule constant --pooling max",
+        "--backbone resnet12 --filters 2",
+    ],
+)
+def test_every_method_and_ablation_is_a_flag(tmp_path, folder_of_images, flags):
+    run = tmp_path / "run"
+    arguments = [*TINY_IMAGES.split(), "--data", str(folder_of_images), "--log-dir", str(run), *flags.split()]
+    assert image_classification.main(arguments) == 0
+    lines = metrics.read(run)
+    assert lines[-1]["loss"] is not None
+    assert {"episode.png", "learning_curve.png", "evaluation.json"} <= {path.name for path in run.iterdir()}
+
+
+def test_images_condition_on_the_prototypes_of_a_trained_network(tmp_path, folder_of_images, prototypical):
+    flags = ["--conditioning", "prototype", "--prototypes", str(prototypical), "--data", str(folder_of_images)]
+    assert image_classification.main([*TINY_IMAGES.split(), *flags, "--log-dir", str(tmp_path / "run")]) == 0
+
+
+def test_the_official_protocol_averages_three_models_and_prints_both_intervals(tmp_path, folder_of_images, capsys):
+    run = tmp_path / "run"
+    flags = [*TINY_IMAGES.split()[2:], "--iterations", "4", "--data", str(folder_of_images), "--protocol", "official"]
+    assert image_classification.main([*flags, "--log-dir", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert len(list(run.glob("best_*.pt"))) == 3
+    accuracy = json.loads((run / "evaluation.json").read_text())["mean"][-1]
+    deviation = (accuracy * (1 - accuracy)) ** 0.5
+    assert f"three models: {100 * accuracy:.2f} ± {100 * deviation:.2f} %" in printed
+
+
+def test_leo_learns_from_embeddings_made_here(tmp_path, prototypical, capsys):
+    files = tmp_path / "embeddings"
+    assert embeddings.main([str(prototypical), "--out", str(files)]) == 0
+    made = load_embeddings(files)
+    assert {split: data.vectors.shape for split, data in made.items()} == dict.fromkeys(
+        ("train", "val", "test"), (24, 4)
+    )
+    flags = "--iterations 2 --ways 3 --queries 2 --tasks-per-batch 2 --validation-tasks 2 --evaluation-tasks 3"
+    arguments = [*flags.split(), "--embeddings", str(files), "--log-dir", str(tmp_path / "leo")]
+    assert leo.main(arguments) == 0
+    assert "LEO (l2f)" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "leo" / "evaluation.json").read_text())["scores"]
+    assert np.array(scores).shape == (3, 11)  # decoded, five latent steps, five of fine-tuning
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "text"),
+    [
+        (sinusoid, "--shots 0", "shots must be a positive number of points, got 0"),
+        (image_classification, "--data /nowhere", "/nowhere"),
+        (image_classification, "--channels 3", "channels need a data set of yours; name it with --data"),
+        (image_classification, "--ways 500", "500-way episodes need 500 classes, but"),
+        (image_classification, "--conditioning prototype", "embedding_size goes with conditioning='prototype'"),
+        (image_classification, "--prototypes /nowhere", "/nowhere holds no run"),
+        (leo, "", "name a folder of embeddings with --embeddings"),
+        (leo, "--embeddings /nowhere", "/nowhere"),
+        (leo, "--embeddings /nowhere --published cifar", "published must be one of miniImageNet with 1 shot"),
+        (evaluate, "/nowhere", "/nowhere holds no run"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path, capsys, program, flags, text):
+    arguments = flags.split() if program is evaluate else [*flags.split(), "--log-dir", str(tmp_path / "run")]
+    assert program.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and text in error and error.count("\n") == 1
+
+
+def test_a_run_of_another_launcher_is_refused(tmp_path, prototypical, capsys):
+    assert evaluate.main([str(prototypical)]) == 2
+    assert "is a run of prototypes.py, which evaluates at its end only" in capsys.readouterr().err
+    assert sinusoid.main([*TINY_SINUSOID.split(), "--log-dir", str(tmp_path / "run")]) == 0
+    assert embeddings.main([str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
+    assert "holds a run of sinusoid.py; give one of prototypes.py" in capsys.readouterr().err
