@@ -14,7 +14,7 @@ class ImageData:
     """Which images are classified."""
 
     data: Path | None = None
-    """Your data set: a folder or zip archive in any layout that docs/datasets.md lists (miniImageNet, tieredImageNet,
+    """Your data set: a folder or zip archive in any layout that docs/supervised.md lists (miniImageNet, tieredImageNet,
     CIFAR-FS, FC100, Omniglot, or a folder per class). By default Glyphs, which needs no download (docs/glyphs.md)."""
     image_size: int | None = None
     """Resize images to so many pixels of height and width; by default as they are (Omniglot: 28)."""
