@@ -255,6 +255,14 @@ def experiment(seed=1, **arguments):
     )
 
 
+def test_tasks_drawn_ahead_are_those_of_their_iteration():
+    ahead, alone = experiment(), experiment()
+    alone.problem.slow_to_draw = False
+    for iteration in (1, 2, 5):  # After a jump, nothing drawn ahead fits.
+        losses = [run.iterate(iteration)["loss"] for run in (ahead, alone)]
+        assert losses[0] == losses[1]
+
+
 def test_accuracy_and_loss_by_hand():
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 3.0]])
     targets = torch.tensor([0, 0, 0])

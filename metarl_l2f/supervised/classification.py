@@ -72,6 +72,7 @@ class ImageProblem:
 
     score_name = "accuracy"
     higher_is_better = True
+    slow_to_draw = True
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -151,6 +152,8 @@ class MetaSupervised:
         )
         self.meta_loss = MetaLoss(self.learner, problem, batching, task_chunk, threads, compiled)
         self.optimiser = torch.optim.Adam(self.learner.parameters(), lr=self.settings.optimiser.meta_lr)
+        self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")
+        self._drawn: dict[int, Future[Task]] = {}
 
     # ---- what `train` calls -----------------------------------------------------------------------------------
 
@@ -159,9 +162,7 @@ class MetaSupervised:
         begin = time.perf_counter()
         settings = self.settings
         self._schedule(iteration)
-        tasks = self.problem.sample(
-            "train", generator(settings.seed, Stream.TASKS, iteration), settings.tasks_per_batch
-        )
+        tasks = self._training_tasks(iteration)
         adaptation, gradient = self.meta_loss.gradient(tasks, self._step_weights(iteration))
         self._update(gradient)
         metrics = {
@@ -237,8 +238,21 @@ class MetaSupervised:
     def close(self) -> None:
         """End the threads."""
         self.meta_loss.shards.close()
+        self._drawing.shutdown()
 
     # ---- one meta-iteration -----------------------------------------------------------------------------------
+
+    def _training_tasks(self, iteration: int) -> Task:
+        """The iteration's tasks; the next one's are drawn in the background meanwhile, where that takes a while."""
+        if not self.problem.slow_to_draw:
+            return self._draw(iteration)
+        drawn = self._drawn.pop(iteration, None)
+        self._drawn = {iteration + 1: self._drawing.submit(self._draw, iteration + 1)}
+        return self._draw(iteration) if drawn is None else drawn.result()
+
+    def _draw(self, iteration: int) -> Task:
+        random = generator(self.settings.seed, Stream.TASKS, iteration)
+        return self.problem.sample("train", random, self.settings.tasks_per_batch)
 
     def _schedule(self, iteration: int) -> None:
         """Set what depends on how far the run is: the meta step size, and the order of the gradients."""

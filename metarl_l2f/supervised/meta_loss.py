@@ -27,6 +27,8 @@ class Problem(Protocol):
     """What `score` measures, such as accuracy."""
     higher_is_better: bool
     """Whether a higher score is a better one."""
+    slow_to_draw: bool
+    """Whether drawing tasks takes long enough to be done ahead, in the background."""
     embedding_size: int | None
     """Numbers in a task's `prototype`, or None where tasks have none."""
 

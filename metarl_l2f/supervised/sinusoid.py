@@ -102,6 +102,7 @@ class SinusoidProblem:
 
     score_name = "mse"
     higher_is_better = False
+    slow_to_draw = False
     embedding_size: int | None = None
 
     def __init__(
