@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from metarl_l2f.core import Attenuation, embed
 from metarl_l2f.supervised import leo
+from metarl_l2f.supervised.episodes import Shape
 from metarl_l2f.supervised.leo import (
     LEO,
     PUBLISHED,
@@ -69,7 +70,7 @@ def splits(**changes):
 def instance(settings=TINY):
     """A model, a meta-batch and its noise, in float64."""
     model = LEO(SIZE, settings).double()
-    tasks = draw_tasks(data(), random(2), settings.tasks_per_batch, settings.ways, settings.shots, settings.queries)
+    tasks = draw_tasks(data(), settings.shape, random(2), settings.tasks_per_batch)
     noise = draw_noise(settings, SIZE, random(3))
     doubled = type(tasks)(*(part.double() if part.is_floating_point() else part for part in tasks))
     return model, doubled, Noise(*(part.double() for part in noise))
@@ -198,7 +199,7 @@ def numbered(classes, rows):
 
 
 def test_a_task_has_n_classes_and_no_image_twice():
-    tasks = draw_tasks(numbered(6, 7), random(), 20, ways=4, shots=2, queries=5)
+    tasks = draw_tasks(numbered(6, 7), Shape(4, 2, 5), random(), 20)
     assert tasks.support.shape == (20, 8, 2) and tasks.query.shape == (20, 20, 2)
     for support, targets, query, query_targets in zip(*tasks[:4], strict=True):
         names = [set(x[y == n, 0].tolist()) for n in range(4) for x, y in ((support, targets), (query, query_targets))]
@@ -209,22 +210,20 @@ def test_a_task_has_n_classes_and_no_image_twice():
 
 
 def test_every_class_and_row_is_drawn_some_time():
-    tasks = draw_tasks(numbered(4, 5), random(), 60, ways=2, shots=1, queries=1)
+    tasks = draw_tasks(numbered(4, 5), Shape(2, 1, 1), random(), 60)
     assert len({tuple(row) for row in tasks.support.flatten(0, 1).tolist()}) == 20
 
 
 def test_the_first_tasks_are_the_same_for_any_number():
-    few, many = (draw_tasks(data(), random(), number, 3, 1, 2) for number in (2, 5))
+    few, many = (draw_tasks(data(), Shape(3, 1, 2), random(), number) for number in (2, 5))
     assert all(torch.equal(a, b[:2]) for a, b in zip(few, many, strict=True))
 
 
 def test_too_few_classes_or_rows_are_refused():
-    with pytest.raises(ValueError, match="has 6 classes, too few for 7-way"):
-        draw_tasks(data(), random(), 1, 7, 1, 1)
-    with pytest.raises(ValueError, match="has 8 embeddings of class 'class 0', too few for 4 shots and 5 queries"):
-        draw_tasks(data(), random(), 1, 3, 4, 5)
-    with pytest.raises(ValueError, match="the val split has 2 classes, too few for 3-way"):
+    with pytest.raises(ValueError, match="3-way episodes need 3 classes, but val has 2"):
         LEOExperiment(splits() | {"val": data(classes=2)}, TINY)
+    with pytest.raises(ValueError, match="need 9 images of every class, but 'class 0' of train has 8"):
+        LEOExperiment(splits(), dataclasses.replace(TINY, shots=4, queries=5))
 
 
 # Equations

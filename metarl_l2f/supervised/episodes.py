@@ -1,7 +1,7 @@
 """Few-shot tasks: a support set to adapt to and a query set to be judged on; N-way K-shot episodes of images."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -64,6 +64,18 @@ class Images:
         return torch.bincount(self.labels)
 
 
+class Labelled(Protocol):
+    """Rows in the order of their classes: images, or embeddings of them."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes' names."""
+
+    @property
+    def counts(self) -> Tensor:
+        """(classes,), rows of each class."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """What an N-way K-shot episode consists of.
@@ -84,27 +96,53 @@ class Shape:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
-    def check(self, images: Images, split: str) -> None:
+    def check(self, data: Labelled, split: str) -> None:
         """Refuse a split that such episodes cannot be drawn from.
 
         Raises:
-            ValueError: it has too few classes, or too few images of a class.
+            ValueError: it has too few classes, or too few rows of a class.
         """
-        counts, needed = images.counts, self.shots + self.queries
+        counts, needed = data.counts, self.shots + self.queries
         if len(counts) < self.ways:
             raise ValueError(
                 f"{self.ways}-way episodes need {self.ways} classes, but {split} has {len(counts)}; lower ways"
             )
         if int(counts.min()) < needed:
-            smallest = int(counts.argmin())
+            fewest = int(counts.argmin())
             raise ValueError(
                 f"{self.shots} shots and {self.queries} queries need {needed} images of every class, but "
-                f"{images.classes[smallest]!r} of {split} has {int(counts[smallest])}; lower shots or queries"
+                f"{data.classes[fewest]!r} of {split} has {int(counts[fewest])}; lower shots or queries"
             )
+
+    def targets(self, number: int) -> tuple[Tensor, Tensor]:
+        """Support and query targets of so many episodes, each class's number within its episode, class by class."""
+        support, query = (torch.arange(self.ways).repeat_interleave(each) for each in (self.shots, self.queries))
+        return support.expand(number, -1), query.expand(number, -1)
+
+
+def draw_rows(data: Labelled, shape: Shape, generator: np.random.Generator, number: int) -> tuple[Tensor, Tensor]:
+    """Which rows episodes consist of: classes without repetition, and of each class rows without repetition.
+
+    Args:
+        data: the split.
+        shape: of an episode.
+        generator: draws everything, episode after episode.
+        number: of episodes.
+    Returns:
+        Rows of the support sets (number, N·K) and of the query sets (number, N·queries), class by class.
+    """
+    counts = data.counts.cpu().numpy()
+    first = counts.cumsum() - counts
+    rows = np.empty((number, shape.ways, shape.shots + shape.queries), np.int64)
+    for episode in rows:
+        for row, chosen in zip(episode, generator.choice(len(counts), shape.ways, replace=False), strict=True):
+            row[:] = first[chosen] + generator.choice(counts[chosen], len(row), replace=False)
+    drawn = torch.from_numpy(rows)
+    return drawn[:, :, : shape.shots].flatten(1), drawn[:, :, shape.shots :].flatten(1)
 
 
 def draw_episodes(images: Images, shape: Shape, generator: np.random.Generator, number: int) -> Task:
-    """N-way K-shot episodes: classes without repetition, images of a class without repetition.
+    """N-way K-shot episodes of images.
 
     Args:
         images: the split.
@@ -115,24 +153,6 @@ def draw_episodes(images: Images, shape: Shape, generator: np.random.Generator, 
         Stacked over episodes: images (number, N·K or N·queries, C, H, W) float32 in [0, 1], class by class; targets
         int64, each class's number within the episode.
     """
-    counts = images.counts.numpy()
-    first = np.concatenate([[0], counts.cumsum()[:-1]])
-    ways, shots, each = shape.ways, shape.shots, shape.shots + shape.queries
-    rows = np.empty((number, ways, each), np.int64)
-    for episode in range(number):
-        for way, chosen in enumerate(generator.choice(len(counts), ways, replace=False)):
-            rows[episode, way] = first[chosen] + generator.choice(counts[chosen], each, replace=False)
-
-    def pictures(chosen: np.ndarray) -> Tensor:
-        return images.pixels[torch.from_numpy(chosen.reshape(number, -1))].float() / 255
-
-    def targets(per_class: int) -> Tensor:
-        return torch.arange(ways).repeat_interleave(per_class).expand(number, -1)
-
-    return Task(
-        pictures(rows[:, :, :shots]),
-        targets(shots),
-        pictures(rows[:, :, shots:]),
-        targets(shape.queries),
-        torch.empty(number, 0),
-    )
+    (support, query), targets = draw_rows(images, shape, generator, number), shape.targets(number)
+    shown = [images.pixels[rows].float() / 255 for rows in (support, query)]
+    return Task(shown[0], targets[0], shown[1], targets[1], torch.empty(number, 0))

@@ -29,9 +29,9 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from ..core import L2F, Attenuation, Params, attenuate
-from ..training.checkpoint import CheckpointError, write_atomically
+from ..training.checkpoint import load_into, write_atomically
 from ..training.seeding import Stream, generator, torch_generator
-from .episodes import Split, Task
+from .episodes import Shape, Split, Task, draw_rows
 from .pickles import load_arrays
 
 logger = logging.getLogger(__name__)
@@ -163,44 +163,11 @@ def _class_name(key: str, path: Path) -> str:
     return parts[1]
 
 
-def draw_tasks(data: Embeddings, random: np.random.Generator, number: int, ways: int, shots: int, queries: int) -> Task:
-    """N-way K-shot tasks: N classes, numbered anew from 0; of each, K support and `queries` query rows, none twice.
-
-    Args:
-        data: one split.
-        random: draws everything, task after task.
-        number: of tasks.
-        ways: classes N per task.
-        shots: support rows K per class.
-        queries: query rows per class.
-    Returns:
-        Stacked over tasks: inputs (number, S or Q, D), and targets (number, S or Q), class by class.
-    Raises:
-        ValueError: the split has too few classes, or one has too few rows.
-    """
-    _check_supply("the split", data, ways, shots, queries)
-    counts = data.counts.numpy()
-    first = counts.cumsum() - counts
-    rows = np.empty((number, ways, shots + queries), dtype=np.int64)
-    for task in rows:
-        for row, chosen in zip(task, random.choice(len(counts), ways, replace=False), strict=True):
-            row[:] = first[chosen] + random.choice(counts[chosen], len(row), replace=False)
-    vectors = data.vectors[torch.from_numpy(rows).to(data.vectors.device)]
-    classes = torch.arange(ways, device=vectors.device)
-    support_targets, query_targets = (classes.repeat_interleave(n).expand(number, -1) for n in (shots, queries))
-    support, query = vectors[:, :, :shots].flatten(1, 2), vectors[:, :, shots:].flatten(1, 2)
+def draw_tasks(data: Embeddings, shape: Shape, random: np.random.Generator, number: int) -> Task:
+    """N-way K-shot tasks of embeddings; as `episodes.draw_episodes`, inputs (number, S or Q, D)."""
+    support, query = (data.vectors[rows.to(data.vectors.device)] for rows in draw_rows(data, shape, random, number))
+    support_targets, query_targets = (targets.to(support.device) for targets in shape.targets(number))
     return Task(support, support_targets, query, query_targets, support.new_zeros(number, 0))
-
-
-def _check_supply(name: str, data: Embeddings, ways: int, shots: int, queries: int) -> None:
-    if len(data.classes) < ways:
-        raise ValueError(f"{name} has {len(data.classes)} classes, too few for {ways}-way tasks; lower ways")
-    fewest = int(data.counts.argmin())
-    if data.counts[fewest] < shots + queries:
-        raise ValueError(
-            f"{name} has {data.counts[fewest]} embeddings of class {data.classes[fewest]!r}, too few for {shots} shots "
-            f"and {queries} queries; lower shots or queries"
-        )
 
 
 # One task
@@ -487,6 +454,11 @@ class LEOSettings:
                 f"{self.attenuation.conditioning!r}"
             )
 
+    @property
+    def shape(self) -> Shape:
+        """What an episode consists of."""
+        return Shape(self.ways, self.shots, self.queries)
+
 
 class LEO(nn.Module):
     """The meta-parameters: encoder, relation network and decoder, linear and without biases, step sizes, and L2F's φ.
@@ -578,7 +550,7 @@ class LEOExperiment:
     ) -> None:
         self.settings = s = settings or LEOSettings()
         for split, embeddings in data.items():
-            _check_supply(f"the {split} split", embeddings, s.ways, s.shots, s.queries)
+            s.shape.check(embeddings, split)
         self.device = torch.device(device)
         self.data = {split: replace(part, vectors=part.vectors.to(device)) for split, part in data.items()}
         self.size = self.data["train"].vectors.shape[1]
@@ -638,23 +610,11 @@ class LEOExperiment:
         Raises:
             CheckpointError: the state belongs to other embeddings, settings or another method.
         """
-        own, found = (
-            {name: tuple(value.shape) for name, value in model.items()}
-            for model in (self.model.state_dict(), state.get("model", {}))
-        )
-        if own != found:
-            differing = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
-            raise CheckpointError(
-                "the checkpoint is of other embeddings, settings or another method: "
-                + "; ".join(f"{n} is {found.get(n, 'missing')}, expected {own.get(n, 'none')}" for n in differing)
-                + ". Load it with the settings it was trained with"
-            )
-        self.model.load_state_dict(state["model"])
+        load_into(self.model, state.get("model", {}), "embeddings, settings or another method")
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _draw(self, split: Split, random: np.random.Generator, number: int) -> Task:
-        s = self.settings
-        return draw_tasks(self.data[split], random, number, s.ways, s.shots, s.queries)
+        return draw_tasks(self.data[split], self.settings.shape, random, number)
 
     def _assess(self, tasks: Task, noise: Noise, noise_axis: int | None) -> Outcome:
         params, l2f, ways = self.model.params, self.model.l2f, self.settings.ways
