@@ -11,6 +11,11 @@ from .rl.meta_trpo import MetaTRPO, PolicyGradient
 from .rl.sampling import Sampler
 from .rl.trpo import TrustRegion
 from .rl.vectorise import WorkerError, vectorise
+from .supervised.classification import Classifier, ImageProblem
+from .supervised.episodes import Images, Shape, Task
+from .supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings
+from .supervised.meta_loss import Problem
+from .supervised.sinusoid import Curves, SinusoidProblem
 
 __all__ = [
     "L2F",
@@ -19,14 +24,25 @@ __all__ = [
     "AdaptedPolicy",
     "Attenuation",
     "CategoricalPolicy",
+    "Classifier",
+    "Curves",
     "GaussianPolicy",
+    "ImageProblem",
+    "Images",
     "InnerLoop",
+    "MetaOptimiser",
     "MetaRL",
     "MetaRLSettings",
+    "MetaSupervised",
     "MetaTRPO",
     "PolicyGradient",
     "PolicyNetwork",
+    "Problem",
     "Sampler",
+    "Shape",
+    "SinusoidProblem",
+    "SupervisedSettings",
+    "Task",
     "TrustRegion",
     "WorkerError",
     "envs",
