@@ -469,3 +469,12 @@ def test_the_best_few_states_are_kept_and_no_others(tmp_path):
     assert checkpoint.load(tmp_path / "best_5.pt")["experiment"]["steps"] == 5
     ranking = checkpoint.load(tmp_path / "checkpoint.pt")["ranking"]
     assert [(entry["iteration"], entry["value"]) for entry in ranking] == [(2, 9.0), (5, 7.0), (4, 5.0)]
+
+
+def test_a_run_of_an_earlier_version_is_refused(tmp_path):
+    run(tmp_path)
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    del state["ranking"]
+    checkpoint.save(tmp_path / "checkpoint.pt", state)
+    with pytest.raises(CheckpointError, match="earlier version of metarl_l2f; resume it with that version"):
+        run(tmp_path, resume=True, iterations=6)

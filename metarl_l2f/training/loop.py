@@ -242,6 +242,8 @@ def _restore(experiment: Experiment, directory: Path, checkpoint_every: int) -> 
         tqdm.write(f"{directory} has no {CHECKPOINT_FILE} yet; starting its run from the beginning", sys.stderr)
         return 0, [], {}
     state = checkpoint.load(path)
+    if "ranking" not in state:
+        raise checkpoint.CheckpointError(f"{path} is of an earlier version of metarl_l2f; resume it with that version")
     experiment.load_state_dict(state["experiment"])
     return state["iteration"], state["ranking"], state["window"]
 
