@@ -19,6 +19,5 @@ _register("HalfCheetahDir-v0", "half_cheetah", "HalfCheetahDir", "HalfCheetahDir
 _register("HalfCheetahVel-v0", "half_cheetah", "HalfCheetahVel", "HalfCheetahVelVector")
 _register("AntDir-v0", "ant", "AntDir", "AntDirVector")
 _register("AntVel-v0", "ant", "AntVel", "AntVelVector")
-_register("AntGoal-v0", "ant", "AntGoal", "AntGoalVector")
 _register("HopperRandParams-v0", "rand_params", "HopperRandParams", "HopperRandParamsVector")
 _register("Walker2dRandParams-v0", "rand_params", "Walker2dRandParams", "Walker2dRandParamsVector")

@@ -1,4 +1,4 @@
-"""Ant: a four-legged body that runs in a given direction, at a given speed, or to a given place.
+"""Ant: a four-legged body that runs in a given direction, or at a given speed.
 
 The locomotion benchmarks of MAML (Finn et al. 2017, Sec. 5.3 and A.2). Model, start and dynamics are those of
 gymnasium's Ant-v5: a sphere with four legs of two joints each, eight torques, 0.05 s a time step. Rewards, end and
@@ -6,8 +6,10 @@ tasks are those of the released MAML code, with two departures:
 
 - It also charges 0.0005 per squared contact force, clipped to ±1, and observes these forces. Both are left out: since
   MuJoCo 2.0 contact forces take an extra pass over the body after each time step.
-- It takes place and velocity from the whole body's centre of mass, the velocity at the end of the time step. Here both
-  are the torso's, and v is its mean over the time step, as in gymnasium (which reads the place one physics step late).
+- It takes the velocity from the whole body's centre of mass at the end of the time step. Here v is the torso's mean
+  over the time step, as in gymnasium (which reads the place one physics step late).
+
+MAML's third family of tasks, places to run to, is not here: it learned nothing in 5 million steps.
 """
 
 from dataclasses import dataclass
@@ -21,14 +23,13 @@ from .mujoco_batch import Body, MuJoCoEnv, MuJoCoVectorEnv, State
 CONTROL_COST = 0.005  # Per squared control; the model's controls run from −1 to 1.
 SURVIVAL_BONUS = 0.05  # Every time step.
 SPEED_BONUS = 1.0  # On top of −|v − v*|, so that an early end does not pay.
-GOAL_BONUS = 4.0  # On top of −|x − gₓ| − |y − g_y|, likewise.
 LOWEST, HIGHEST = 0.2, 1.0  # Heights of the torso in metres between which the episode goes on.
-X, Y, Z = 0, 1, 2  # Places of the torso in qpos, metres.
+X, Z = 0, 2  # Places of the torso in qpos, metres.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ant(Body):
-    """What the three families of tasks share: the body, what it sees of itself, and when it has fallen."""
+    """What both families of tasks share: the body, what it sees of itself, and when it has fallen."""
 
     positions: bool = False
     """Observe the torso's x and y too: 29 numbers instead of gymnasium's 27. To run, a body need not know its place."""
@@ -113,52 +114,3 @@ class AntVelVector(MuJoCoVectorEnv):
     """Many of `AntVel`; arguments are those of `Velocity` and `MuJoCoVectorEnv`."""
 
     family = Velocity
-
-
-# --- Goal ---
-
-
-@dataclass(frozen=True, kw_only=True)
-class Goal(Ant):
-    """Reach a place and stay: reward 4 − |x − gₓ| − |y − g_y| − 0.005 |a|² + 0.05, at the end of the time step.
-
-    A task is the place (gₓ, g_y), metres from the start, uniform in [−goal_range, goal_range]². Observation and units
-    are `Ant`'s, with the torso's x and y: without its own place a body cannot tell when it has arrived.
-
-    Raises:
-        ValueError: goal_range is not positive and finite.
-    """
-
-    positions: bool = True
-    """Observe the torso's x and y too: 29 numbers instead of gymnasium's 27."""
-    goal_range: float = 3.0
-    """Half the side of the square of goals, metres."""
-
-    task_meaning: ClassVar[str] = "a goal (x, y)"
-    task_shape: ClassVar[tuple[int, ...]] = (2,)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (np.isfinite(self.goal_range) and self.goal_range > 0):
-            raise ValueError(f"goal_range must be positive and finite, got {self.goal_range}; the MAML code uses 3")
-
-    def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
-        """Uniform in the square: (num_tasks, 2)."""
-        return generator.uniform(-self.goal_range, self.goal_range, (num_tasks, 2))
-
-    def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """4 − |x − gₓ| − |y − g_y| − 0.005 |a|² + 0.05, (...)."""
-        offset = np.abs(after.qpos[..., [X, Y]] - task)
-        return GOAL_BONUS - (offset[..., 0] + offset[..., 1]) + upkeep(control)
-
-
-class AntGoal(MuJoCoEnv):
-    """Ant that runs to a given place; arguments are those of `Goal` and `MuJoCoEnv`."""
-
-    family = Goal
-
-
-class AntGoalVector(MuJoCoVectorEnv):
-    """Many of `AntGoal`; arguments are those of `Goal` and `MuJoCoVectorEnv`."""
-
-    family = Goal

@@ -1,11 +1,11 @@
-"""Meta-train a policy on Ant: run in a given direction, at a given speed, or to a given place."""
+"""Meta-train a policy on Ant: run in a given direction, or at a given speed."""
 
 import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from metarl_l2f.launchers.locomotion import draws_speeds, settings
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, Draw, RunOptions, draws_nothing, launch
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, Draw, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings
 
@@ -20,29 +20,24 @@ class Ant(RunOptions):
     --tasks-per-batch 10 --episodes-per-task 10 --horizon 100
     """
 
-    goals: Literal["direction", "velocity", "place"] = "direction"
-    """The family of tasks: run forwards or backwards, run forwards at a speed, or go to a place."""
+    goals: Literal["direction", "velocity"] = "direction"
+    """The family of tasks: run forwards or backwards, or run forwards at a speed."""
     settings: MetaRLSettings = field(default_factory=settings)
     """What is learned, and how."""
     min_speed: float = 0.0
     """Slowest goal, m/s; of velocity tasks."""
     max_speed: float = 3.0
     """Fastest goal, m/s; of velocity tasks."""
-    goal_range: float = 3.0
-    """Goals are uniform in the square [−goal_range, goal_range]², m; of place tasks."""
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         name, arguments = {
             "direction": ("AntDir", {}),
             "velocity": ("AntVel", {"min_speed": self.min_speed, "max_speed": self.max_speed}),
-            "place": ("AntGoal", {"goal_range": self.goal_range}),
         }[self.goals]
         return f"metarl_l2f/{name}-v0", {**arguments, "horizon": self.settings.horizon}
 
     def draw(self) -> Draw:
-        """Pictures speeds, where the task is about them."""
-        if self.goals == "place":
-            return draws_nothing
+        """Pictures speeds."""
         name = "direction asked for" if self.goals == "direction" else "goal speed, m/s"
         return draws_speeds(FORWARD_SPEED, name, goals_are_speeds=self.goals == "velocity")
 

@@ -52,7 +52,6 @@ FACTS = {
     "HalfCheetahVel": CHEETAH(task=0.5, another_task=1.7, same_reward=False),
     "AntDir": ANT(27, 8, task=1.0, another_task=-1.0),
     "AntVel": ANT(27, 8, task=0.5, another_task=2.5, same_reward=False),
-    "AntGoal": ANT(29, 8, task=(1.0, -2.0), another_task=(-3.0, 0.5), same_reward=False),
     "HopperRandParams": Facts("Hopper-v5", 11, 3, np.zeros(8), np.linspace(-1, 1, 8), height=1),
     "Walker2dRandParams": Facts("Walker2d-v5", 17, 6, np.zeros(14), np.linspace(-1, 1, 14), height=1),
 }
@@ -171,8 +170,6 @@ WALKER_SCALES = np.array([1.0] * 7 + [2.0] * 6 + [1.0])
         ("HalfCheetahVel", {}, 0.0, 2.0),
         ("HalfCheetahVel", {"min_speed": 1.0, "max_speed": 3.0}, 1.0, 3.0),
         ("AntVel", {}, 0.0, 3.0),
-        ("AntGoal", {}, -3.0, 3.0),
-        ("AntGoal", {"goal_range": 0.5}, -0.5, 0.5),
         ("HopperRandParams", {}, -HOPPER_SCALES, HOPPER_SCALES),
         ("Walker2dRandParams", {"spread": math.e, "damping_spread": math.e**2}, -WALKER_SCALES, WALKER_SCALES),
     ],
@@ -224,13 +221,10 @@ def test_observations_are_gymnasiums_own_and_more(name, gymnasiums_own):
     env, original = single(name), gymnasiums_own(facts.original, **arguments)
     observation, expected = env.reset(seed=3, options={"task": facts.task})[0], original.reset(seed=3)[0]
     for action in np.clip(random_actions(name, 6, scale=2.0), -1, 1):
-        if name == "AntGoal":
-            np.testing.assert_array_equal(observation[:2], env.data.qpos[:2])
-            observation = observation[2:]
         np.testing.assert_array_equal(observation[: len(expected)], expected)
         observation, expected = env.step(action)[0], original.step(action)[0]
     extra = facts.observation - len(expected)
-    assert extra == {"HalfCheetah-v5": 3}.get(facts.original, 2 if name == "AntGoal" else 0)
+    assert extra == {"HalfCheetah-v5": 3}.get(facts.original, 0)
 
 
 def test_fast_joints_are_observed_at_ten_radians_a_second():
@@ -244,7 +238,6 @@ def test_an_ant_that_runs_may_observe_its_place():
     qpos, qvel = np.arange(15.0), np.arange(14.0)
     np.testing.assert_array_equal(ant.Direction(positions=True).observe(qpos, qvel), [*qpos, *qvel])
     np.testing.assert_array_equal(ant.Direction().observe(qpos, qvel), [*qpos[2:], *qvel])
-    np.testing.assert_array_equal(ant.Goal().observe(qpos, qvel), [*qpos, *qvel])
 
 
 def test_the_cheetahs_centre_of_mass_is_mujocos():
@@ -415,9 +408,6 @@ def moved(body: Any, distance: float, height: float) -> tuple[State, State]:
         (ant.Direction(), -1.0, -2 - 0.01 + 0.05),
         (ant.Velocity(), 0.5, 1 - 1.5 - 0.01 + 0.05),
         (ant.Velocity(), 3.0, 1 - 1.0 - 0.01 + 0.05),
-        # It stands at (1.1, 0): 0.9 and 1 short of (2, −1); 2.1 and 0.5 of (−1, 0.5).
-        (ant.Goal(), np.array([2.0, -1.0]), 4 - 1.9 - 0.01 + 0.05),
-        (ant.Goal(), np.array([-1.0, 0.5]), 4 - 2.6 - 0.01 + 0.05),
     ],
 )
 def test_rewards_by_hand(body, task, expected):
@@ -451,7 +441,7 @@ HOPPER, WALKER = rand_params.Hopper(), rand_params.Walker2d()
     [
         # An ant's height, bounds included; not its place.
         (ant.Direction(), "qpos", 2, [0.19, 0.2, 1.0, 1.01], [True, False, False, True]),
-        (ant.Goal(), "qpos", 0, [-1e4, 1e4], [False, False]),
+        (ant.Direction(), "qpos", 0, [-1e4, 1e4], [False, False]),
         # A cheetah may lie on its back.
         (half_cheetah.Direction(), "qpos", 2, [-3.1, 3.1], [False, False]),
         (half_cheetah.Direction(), "qvel", 0, [-500.0, 500.0], [False, False]),
@@ -528,16 +518,16 @@ def test_a_single_diverged_simulation_ends_too(name):
 
 def test_a_divergence_is_logged_once_and_leaves_no_file(caplog, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Where MuJoCo would write its own report, besides the terminal.
-    many, one = batch("AntGoal", 3), single("AntGoal")
-    many.reset(seed=0, options={"task": np.array([(0, 0), (1, 2), (0, 0)])})
-    one.reset(seed=0, options={"task": (3, 1)})
+    many, one = batch("AntVel", 3), single("AntVel")
+    many.reset(seed=0, options={"task": np.array([0, 1, 0])})
+    one.reset(seed=0, options={"task": 3})
     many._qpos[1, 0] = one.data.qpos[0] = math.nan
     for _ in range(2):
         many.step(np.zeros((3, 8)))
         one.step(np.zeros(8))
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "simulations [1] diverged, in tasks [[1.0, 2.0]]; their episodes end",
-        "the simulation diverged in task [3. 1.]; its episode ends",
+        "simulations [1] diverged, in tasks [1.0]; their episodes end",
+        "the simulation diverged in task 3.0; its episode ends",
     ]
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
@@ -727,8 +717,6 @@ def test_a_task_that_is_no_direction_is_refused(name):
         ("HalfCheetahVel", {"min_speed": 2.5}, "got min_speed 2.5 and max_speed 2.0; the papers use 0 and 2"),
         ("AntVel", {"min_speed": 2.0, "max_speed": 1.0}, "the slowest first, .*; the papers use 0 and 3"),
         ("AntVel", {"max_speed": math.inf}, "goal speeds must be finite"),
-        ("AntGoal", {"goal_range": -3.0}, "goal_range must be positive and finite, got -3.0; the MAML code uses 3"),
-        ("AntGoal", {"goal_range": math.nan}, "goal_range must be positive and finite, got nan"),
         (
             "HopperRandParams",
             {"spread": 0.5},
@@ -830,7 +818,7 @@ mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontSca
 """
 PICTURE = """
 import gymnasium, numpy as np, metarl_l2f.envs
-for name in ("HalfCheetahDir", "AntGoal", "HopperRandParams", "Walker2dRandParams"):
+for name in ("HalfCheetahDir", "AntDir", "HopperRandParams", "Walker2dRandParams"):
     env = gymnasium.make(f"metarl_l2f/{name}-v0", render_mode="rgb_array").unwrapped
     env.reset(seed=0)
     first = env.render()
