@@ -6,7 +6,7 @@ from typing import Literal
 
 from metarl_l2f.supervised.episodes import Images, Split
 from metarl_l2f.supervised.glyphs import load_glyphs
-from metarl_l2f.supervised.images import Omniglot, load_images
+from metarl_l2f.supervised.images import SPLITS, Omniglot, load_images
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class ImageData:
     """Omniglot: alphabets of meta-test."""
     omniglot_characters: tuple[int, int, int] = (1100, 100, 423)
     """Omniglot without named alphabets: how many characters train, val and test have."""
-    rotations: bool = True
-    """Omniglot: turned characters are classes of their own."""
+    rotations: Literal["all", "train", "none"] = "all"
+    """Omniglot: turned characters are classes of their own, in all splits (as in MAML's code), or in training alone."""
 
     def load(self) -> dict[Split, Images]:
         """Read it."""
@@ -36,7 +36,10 @@ class ImageData:
             if changed:
                 raise ValueError(f"{', '.join(changed)} need a data set of yours; name it with --data, or drop them")
             return load_glyphs()
-        omniglot = Omniglot(self.val_alphabets, self.test_alphabets, self.omniglot_characters, rotations=self.rotations)
+        turned: dict[str, tuple[Split, ...]] = {"all": SPLITS, "train": ("train",), "none": ()}
+        omniglot = Omniglot(
+            self.val_alphabets, self.test_alphabets, self.omniglot_characters, rotations=turned[self.rotations]
+        )
         return load_images(
             self.data,
             size=self.image_size,

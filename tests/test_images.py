@@ -598,7 +598,7 @@ def write_omniglot(root, alphabets=("Greek", "Latin", "Tagalog"), drawers=(1, 2)
                 write(root / alphabet / f"character{c:02}" / name, character(2 * a + c + drawer))
 
 
-BY_ALPHABETS = Omniglot(val_alphabets=["Latin"], test_alphabets=["Tagalog"], rotations=False)
+BY_ALPHABETS = Omniglot(val_alphabets=["Latin"], test_alphabets=["Tagalog"], rotations=())
 
 
 def test_ink_of_omniglot_is_bright_on_black_and_28_pixels_high(tmp_path):
@@ -632,6 +632,14 @@ def test_rotations_are_classes_of_their_own_in_every_split(tmp_path):
     )
 
 
+def test_rotations_may_be_left_to_training(tmp_path):
+    write_omniglot(tmp_path)
+    plain = load_images(tmp_path, omniglot=BY_ALPHABETS)
+    found = load_images(tmp_path, omniglot=Omniglot(["Latin"], ["Tagalog"], rotations=("train",)))
+    sizes = {split: len(found[split].classes) / len(plain[split].classes) for split in SPLITS}
+    assert sizes == {"train": 4, "val": 1, "test": 1}
+
+
 def test_rotations_turn_counter_clockwise():
     corner = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)
     found = with_rotations(Images(corner[None, None], torch.tensor([0]), ("a",)))
@@ -644,13 +652,13 @@ def test_rotations_turn_counter_clockwise():
 def test_sets_side_by_side_pool_what_they_share_and_count_copies_once(tmp_path):
     write_omniglot(tmp_path / "images_background_small1", ["Balinese", "Greek"], drawers=(1, 2))
     write_omniglot(tmp_path / "images_background_small2", ["Tagalog", "Greek"], drawers=(2, 3))
-    found = load_images(tmp_path, omniglot=Omniglot(["Balinese"], ["Tagalog"], rotations=False))
+    found = load_images(tmp_path, omniglot=Omniglot(["Balinese"], ["Tagalog"], rotations=()))
     assert found["train"].classes == ("Greek/character01", "Greek/character02")
     assert found["train"].counts.tolist() == [3, 3]  # drawers 1, 2 and 3
     # The same name with another content is another image.
     path = tmp_path / "images_background_small1" / "Greek" / "character01" / "0011_02.png"
     write(path, character(9))
-    found = load_images(tmp_path, omniglot=Omniglot(["Balinese"], ["Tagalog"], rotations=False))
+    found = load_images(tmp_path, omniglot=Omniglot(["Balinese"], ["Tagalog"], rotations=()))
     assert found["train"].counts.tolist() == [4, 3]
 
 
@@ -673,7 +681,7 @@ def test_characters_are_drawn_by_the_seed_alone(tmp_path):
     write_omniglot(tmp_path)
 
     def drawn(seed):
-        found = load_images(tmp_path, size=4, omniglot=Omniglot(characters=(3, 1, 2), seed=seed, rotations=False))
+        found = load_images(tmp_path, size=4, omniglot=Omniglot(characters=(3, 1, 2), seed=seed, rotations=()))
         return [found[split].classes for split in SPLITS]
 
     assert [len(classes) for classes in drawn(0)] == [3, 1, 2]

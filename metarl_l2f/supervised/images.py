@@ -58,8 +58,9 @@ class Omniglot:
     """Characters of train, val and test, drawn from all where no alphabets are named; also usual: (1028, 172, 423)."""
     seed: int = 0
     """Seed of that draw; not the run's, so that runs are judged on the same characters."""
-    rotations: bool = True
-    """Whether characters turned by 90°, 180° and 270° are classes of their own, in every split as in MAML's code."""
+    rotations: tuple[Split, ...] = SPLITS
+    """Splits in which characters turned by 90°, 180° and 270° are classes of their own: all of them in MAML's code; in
+    train alone, no character is judged beside its own upside down."""
 
     def __post_init__(self) -> None:
         if bool(self.val_alphabets) != bool(self.test_alphabets):
@@ -122,9 +123,8 @@ def load_images(
             f"{path} has splits whose images differ, (C, H, W) are {shapes}; pass size=... to resize them, channels=1 "
             "or 3 to make them all grey or RGB"
         )
-    if layout is by_character and options.rotations:
-        return {split: with_rotations(images) for split, images in splits.items()}
-    return splits
+    turned = options.rotations if layout is by_character else ()
+    return {split: with_rotations(images) if split in turned else images for split, images in splits.items()}
 
 
 def with_rotations(images: Images) -> Images:
