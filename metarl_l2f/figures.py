@@ -570,7 +570,7 @@ def sinusoid_fit(tasks: Task, fits: Mapping[str, Tensor], *, width: float = 7.0)
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=4,
+        ncols=min(len(handles), 5),
         fontsize=SMALL_SIZE,
         labelcolor=INK,
         frameon=False,
