@@ -24,7 +24,7 @@ help: ## list the targets
 $(LAUNCHERS): $(INSTALLED)
 	$(BIN)/python launchers/$(subst -,_,$@).py $(ARGS)
 
-images: image-classification ## the same, on letters of many scripts that come along
+images: image-classification ## another name of image-classification
 
 install: $(INSTALLED) ## create .venv and install the package, editable, with its tools
 

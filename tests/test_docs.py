@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from metarl_l2f import MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.launchers import cheetah_dir, navigation, sinusoid
+from metarl_l2f.supervised.leo import Embeddings, LEOExperiment, LEOSettings
 from metarl_l2f.training.metrics import read
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +126,14 @@ def sinusoid_run(tmp_path_factory):
 def test_supervised_keys_are_documented_and_logged(sinusoid_run):
     keys = {key for line in read(sinusoid_run) for key in line} - {"iteration"}
     patterns = documented("Keys of supervised runs")
+    assert [key for key in keys if not described_by(key, patterns)] == []
+    assert patterns == {pattern for key in keys for pattern in described_by(key, patterns)}
+
+
+def test_leos_keys_are_documented_and_logged():
+    data = Embeddings(torch.eye(8).repeat_interleave(3, 0), torch.arange(8).repeat_interleave(3), tuple("abcdefgh"))
+    run = LEOExperiment(dict.fromkeys(("train", "val", "test"), data), LEOSettings(queries=2, validation_tasks=2))
+    keys, patterns = run.iterate(1) | run.validate(1), documented("Keys of LEO runs")
     assert [key for key in keys if not described_by(key, patterns)] == []
     assert patterns == {pattern for key in keys for pattern in described_by(key, patterns)}
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from metarl_l2f import figures
 from metarl_l2f.rl.episodes import Episodes
+from metarl_l2f.supervised.episodes import Task
 
 
 def log(before, after, steps_per_iteration=1000, validation=None):
@@ -539,3 +540,37 @@ def test_a_task_whose_episodes_all_end_early_has_no_dot_and_no_warning():
     _, against = speeds_figure(episodes, tasks=[-1.0, 1.0]).axes
     offsets = np.ma.filled(against.collections[0].get_offsets(), np.nan)
     np.testing.assert_allclose(offsets[:, 1], [np.nan, 2.0])
+
+
+# --- Sinusoids and images ---
+
+
+def sinusoids(number=2, points=9):
+    x = torch.linspace(-5, 5, points).expand(number, points).unsqueeze(-1)
+    return Task(x[:, :3], x[:, :3].sin(), x, x.sin(), torch.empty(number, 0))
+
+
+def test_a_row_a_network_a_column_a_curve():
+    tasks = sinusoids()
+    fits = {"L2F": torch.zeros(2, 3, 9, 1), "MAML": torch.ones(2, 2, 9, 1)}
+    figure = figures.sinusoid_fit(tasks, fits)
+    panels = figure.axes
+    assert len(panels) == 4 and [panels[0].get_ylabel(), panels[2].get_ylabel()] == ["L2F", "MAML"]
+    # The curve, a line per step, and the points.
+    assert [len(axes.lines) for axes in panels] == [1 + 3 + 1, 1 + 3 + 1, 1 + 2 + 1, 1 + 2 + 1]
+    np.testing.assert_allclose(panels[0].lines[0].get_ydata(), tasks.query_targets[0, :, 0])
+    np.testing.assert_allclose(panels[3].lines[1].get_ydata(), np.ones(9))
+    assert [text.get_text() for text in figure.legends[0].texts][-1] == "after 2 steps"
+
+
+def test_an_episode_shows_which_images_were_told_right():
+    targets = torch.tensor([[0, 0, 1, 1]])
+    pictures = torch.rand(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    task = Task(pictures[:, :2], torch.tensor([[0, 1]]), pictures, targets, torch.empty(1, 0))
+    after = torch.tensor([[1.0, 0], [0, 1], [0, 1], [0, 1]])  # the second image of class 0 is taken for class 1
+    outputs = torch.stack([after * 0 + torch.tensor([0.0, 1.0]), after]).unsqueeze(0)
+    figure = figures.few_shot_episode(task, outputs)
+    frames = [axes.spines["left"].get_edgecolor() for axes in figure.axes]
+    right, wrong = (matplotlib.colors.to_rgba(colour) for colour in ("#0072B2", "#D55E00"))
+    assert frames[1:3] == [right, wrong] and frames[4:] == [right, right]
+    assert figure.legends[0].get_title().get_text() == "accuracy in this episode: 50 % before adaptation, 75 % after"
