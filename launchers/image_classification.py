@@ -73,8 +73,8 @@ class ImageClassification(RunOptions):
     evaluation_steps: int = 0
     """Inner steps of the evaluation at the end; 0 takes as many as in training."""
     protocol: Protocol = "best"
-    """Of the evaluation: the `best` model by validation, or the `official` code's: probabilities of the three best
-    averaged. Both print honest 95 % intervals over tasks, the second the official code's ± too."""
+    """Of the evaluation: the `best` model by validation, or the `official` code's: logits of the three best averaged.
+    Both print honest 95 % intervals over tasks, the second the official code's ± too."""
 
     @property
     def keep_best(self) -> int:

@@ -114,6 +114,13 @@ def launch(name: str, options: RunOptions, draw: Callable[[MetaSupervised, Path]
     """
     settings = options.settings
     folder = options.folder(name, settings.method, settings.seed)
+    if options.resume is not None and settings.optimiser.schedule == "cosine":
+        planned = read_config(folder)["options"]["iterations"]
+        if options.iterations != planned:
+            raise ValueError(
+                f"iterations cannot change from {planned} to {options.iterations} when {folder} is resumed: its cosine "
+                "schedule spans them; start a new run, or train with --schedule constant"
+            )
     quiet_machine()
     experiment = options.experiment()
     print(f"{settings.method.upper()} on {name.replace('_', ' ')}, seed {settings.seed}; writing to {folder}")

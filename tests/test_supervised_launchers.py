@@ -66,6 +66,14 @@ def test_a_sinusoid_run_resumes_to_the_same_numbers(tmp_path):
     assert whole["scores"] == parts["scores"]
 
 
+def test_a_run_with_a_cosine_schedule_keeps_its_length(tmp_path, capsys):
+    flags = [*TINY_SINUSOID.split(), "--schedule", "cosine", "--log-dir", str(tmp_path / "run")]
+    assert sinusoid.main(flags) == 0
+    assert sinusoid.main(["--resume", str(tmp_path / "run")]) == 0
+    assert sinusoid.main(["--resume", str(tmp_path / "run"), "--iterations", "5"]) == 2
+    assert "iterations cannot change from 3 to 5" in capsys.readouterr().err
+
+
 def test_evaluate_repeats_what_a_supervised_run_printed(tmp_path, capsys):
     assert sinusoid.main([*TINY_SINUSOID.split(), "--log-dir", str(tmp_path / "run")]) == 0
     at_end = json.loads((tmp_path / "run" / "evaluation.json").read_text())
