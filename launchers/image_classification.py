@@ -86,19 +86,11 @@ class ImageClassification(RunOptions):
         steps = self.settings.inner.inner_steps
         return ImageProblem(self.images.load(), self.shape, self.classifier, steps, prototypical)
 
-    def experiment(self) -> MetaSupervised:
-        head_only = self.adapt == "head"
-        return MetaSupervised(
-            self.problem(),
-            self.settings,
-            iterations=self.iterations,
-            batching=self.batching,
-            task_chunk=self.task_chunk,
-            threads=self.threads,
-            compiled=self.compile,
-            adapted=is_head if head_only else in_inner_loop,
-            attenuated=in_inner_loop,
-        )
+    def adapted(self, name: str) -> bool:
+        return is_head(name) if self.adapt == "head" else in_inner_loop(name)
+
+    def attenuated(self, name: str) -> bool:
+        return in_inner_loop(name)
 
     def evaluate(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
         """Accuracy on held-out classes."""

@@ -53,7 +53,17 @@ class RunOptions(run.RunOptions):
             task_chunk=self.task_chunk,
             threads=self.threads,
             compiled=self.compile,
+            adapted=self.adapted,
+            attenuated=self.attenuated,
         )
+
+    def adapted(self, name: str) -> bool:
+        """Which parameters the inner loop moves."""
+        return True
+
+    def attenuated(self, name: str) -> bool:
+        """Which parameters are attenuated."""
+        return True
 
     def evaluate(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
         """Scores on held-out tasks after 0 … evaluation_steps inner steps."""

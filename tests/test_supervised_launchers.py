@@ -1,5 +1,6 @@
 """The supervised programs, from the command line to the files they leave."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -103,6 +104,19 @@ def test_every_method_and_ablation_is_a_flag(tmp_path, folder_of_images, flags):
     lines = metrics.read(run)
     assert lines[-1]["loss"] is not None
     assert {"episode.png", "learning_curve.png", "evaluation.json"} <= {path.name for path in run.iterdir()}
+
+
+def test_what_is_adapted_and_attenuated_follows_the_flags(folder_of_images):
+    def learner(**changes):
+        default = image_classification.ImageClassification()
+        images = dataclasses.replace(default.images, data=folder_of_images)
+        shape = dataclasses.replace(default.shape, queries=2, ways=3)
+        return dataclasses.replace(default, images=images, shape=shape, **changes).experiment().learner
+
+    whole, head = learner(), learner(adapt="head")
+    assert len(whole.adapted_names) == 10 and head.adapted_names == ["head.weight", "head.bias"]
+    assert whole.attenuated_names == head.attenuated_names == whole.adapted_names
+    assert not any("norm" in name for name in whole.attenuated_names)
 
 
 def test_images_condition_on_the_prototypes_of_a_trained_network(tmp_path, folder_of_images, prototypical):
