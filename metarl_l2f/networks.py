@@ -288,7 +288,19 @@ def is_norm(name: str) -> bool:
     return ".norm" in name
 
 
-class Conv4(nn.Module):
+class ImageClassifier(nn.Module):
+    """What image classifiers share: features, and a linear head that reads them."""
+
+    def forward(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
+        """Images (n, C, H, W) → logits (n, classes), after `step` inner steps."""
+        return affine(self.features(params, images, step), params["head.weight"], params["head.bias"])
+
+    def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
+        """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
+        raise NotImplementedError
+
+
+class Conv4(ImageClassifier):
     """Four convolutions and a linear head, the few-shot literature's small classifier.
 
     Args:
@@ -330,10 +342,6 @@ class Conv4(nn.Module):
         self.head = nn.Linear(self.feature_size, classes)
         _start_xavier(self, generator)
 
-    def forward(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
-        """Images (n, C, H, W) → logits (n, classes), after `step` inner steps."""
-        return affine(self.features(params, images, step), params["head.weight"], params["head.bias"])
-
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
         """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
         for number, block in enumerate(self.blocks):
@@ -345,7 +353,7 @@ class Conv4(nn.Module):
         return images.mean((2, 3)) if self.pooling == "stride" else images.flatten(1)
 
 
-class ResNet12(nn.Module):
+class ResNet12(ImageClassifier):
     """Four residual blocks of three convolutions, 64, 128, 256 and 512 wide, and a linear head on the mean over places.
 
     Each block: (3×3 convolution, normalisation, leaky ReLU) twice, a third convolution with normalisation, plus the
@@ -385,10 +393,6 @@ class ResNet12(nn.Module):
         self.feature_size = widths[-1]
         self.head = nn.Linear(self.feature_size, classes)
         _start_xavier(self, generator)
-
-    def forward(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
-        """Images (n, C, H, W) → logits (n, classes), after `step` inner steps."""
-        return affine(self.features(params, images, step), params["head.weight"], params["head.bias"])
 
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
         """Images (n, C, H, W) → what the head reads, (n, feature_size)."""

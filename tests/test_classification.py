@@ -279,6 +279,7 @@ def test_an_ensemble_averages_logits_and_leaves_the_learner_as_it_is():
         states.append({"learner": {name: v.clone() for name, v in run.learner.state_dict().items()}})
     before = {name: value.clone() for name, value in run.learner.state_dict().items()}
     scores = run.evaluate(6, 1, seed=3, states=states)
+    run.evaluate(6, 1, seed=3, states=states[:1])
     torch.testing.assert_close(dict(run.learner.state_dict()), before, rtol=0, atol=0)
     torch.testing.assert_close(run.evaluate(6, 1, seed=3, states=states[1:]), run.evaluate(6, 1, seed=3))
     tasks = run.problem.sample("test", generator(3, Stream.EVALUATION, 0), 6)

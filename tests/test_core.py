@@ -284,3 +284,15 @@ def test_tasks_get_different_gammas_when_conditioned_and_the_same_when_not():
 def test_bad_options_are_refused_by_name(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_every_step_takes_its_own_step_sizes_and_later_ones_shrink_the_last():
+    for scope, shared in (("tensor", True), ("weight", False)):
+        inner = InnerLoop(2, 0.1, learn_inner_lr=True, inner_lr_scope=scope, later_lr_factor=0.5)
+        learner = L2F(MLP([1, 2]), None, inner)
+        columns = 2 if shared else 4  # weight (2, 1) and bias (2,)
+        assert learner.step_sizes.shape == (2, columns)
+        with torch.no_grad():
+            learner.step_sizes.copy_(torch.arange(2.0 * columns).reshape(2, columns))
+        alphas = [learner.alpha(step)["layers.0.bias"].flatten().tolist() for step in range(3)]
+        assert alphas == ([[1.0], [3.0], [1.5]] if shared else [[2.0, 3.0], [6.0, 7.0], [3.0, 3.5]])

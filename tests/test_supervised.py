@@ -236,6 +236,16 @@ def test_clipping_bounds_every_entry_of_the_meta_gradient():
     assert max(float(p.grad.abs().max()) for p in run.learner.parameters()) == pytest.approx(1e-3)
 
 
+def test_an_update_that_is_not_finite_changes_nothing_and_says_so(caplog):
+    run = experiment()
+    before = {name: value.clone() for name, value in run.learner.state_dict().items()}
+    sample = run.problem.sample
+    run.problem.sample = lambda *given: sample(*given)._replace(query_targets=torch.full((3, 3, 1), math.inf))
+    run.iterate(1)
+    torch.testing.assert_close(dict(run.learner.state_dict()), before, rtol=0, atol=0)
+    assert "iteration 1: the update was rejected: its gradient is not finite" in caplog.text
+
+
 # ---- runs ---------------------------------------------------------------------------------------------------------
 
 

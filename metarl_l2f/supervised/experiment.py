@@ -5,6 +5,7 @@ optimiser's state and i: runs resume exactly, and two methods with one seed meet
 """
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from ..training.checkpoint import load_into
 from ..training.seeding import Stream, generator, torch_generator
 from .episodes import Split, Task
 from .meta_loss import Batching, MetaLoss, Problem
+
+logger = logging.getLogger(__name__)
 
 TASKS_AT_ONCE = 100
 """Tasks that evaluation holds in memory together."""
@@ -164,7 +167,10 @@ class MetaSupervised:
         self._schedule(iteration)
         tasks = self._training_tasks(iteration)
         adaptation, gradient = self.meta_loss.gradient(tasks, self._step_weights(iteration))
-        self._update(gradient)
+        if all(bool(piece.isfinite().all()) for piece in gradient):
+            self._update(gradient)
+        else:
+            logger.warning("iteration %d: the update was rejected: its gradient is not finite", iteration)
         metrics = {
             "loss": float(adaptation.loss.mean()),
             f"{self.problem.score_name}/step_{settings.inner.inner_steps}": float(adaptation.score.mean()),
