@@ -154,7 +154,7 @@ class MetaSupervised:
             generator=torch_generator(seed, Stream.INIT, 1),
         )
         self.meta_loss = MetaLoss(self.learner, problem, batching, task_chunk, threads, compiled)
-        self.optimiser = torch.optim.Adam(self.learner.parameters(), lr=self.settings.optimiser.meta_lr)
+        self.optimiser = torch.optim.Adam(self.learner.parameters(), self.settings.optimiser.meta_lr, fused=True)
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._drawn: dict[int, Future[Task]] = {}
 
