@@ -42,6 +42,8 @@ class Sinusoid(RunOptions):
     """Support points K per curve."""
     queries: int | None = None
     """Query points per curve in training; by default as many as shots. Evaluation takes 100."""
+    hidden_sizes: tuple[int, ...] = (40, 40)
+    """Units of the network's hidden layers."""
     vary_frequency: bool = True
     """Draw frequencies from [0.8, 1.2] (Meta-SGD's protocol, which L2F follows), instead of 1 (MAML's)."""
     disjoint: bool = False
@@ -61,7 +63,8 @@ class Sinusoid(RunOptions):
         frequency = FREQUENCIES if self.vary_frequency else (1.0, 1.0)
         whole = Curves(frequency=frequency)
         train, test = disjoint_curves(frequency) if self.disjoint else (whole, whole)
-        return SinusoidProblem(train, test, self.shots, self.shots if self.queries is None else self.queries)
+        queries = self.shots if self.queries is None else self.queries
+        return SinusoidProblem(train, test, self.shots, queries, self.hidden_sizes)
 
     def evaluate(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
         """Meta-SGD's protocol: the mean over 100 points of each of 100 curves, 100 times over."""

@@ -1,0 +1,166 @@
+"""Supervised runs collected into tables: every method's score, and its paired difference to MAML's."""
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from metarl_l2f.evaluation import Evaluation, load_evaluation, mean_interval, paired_differences
+from metarl_l2f.launchers.run import read_config
+from metarl_l2f.training import checkpoint, metrics
+from metarl_l2f.training.loop import BEST_FILE
+
+PAPER = {
+    # Table 7 of L2F: MSE by shots and steps, of MAML and of L2F.
+    (5, 1): {"maml": 1.2247, "l2f": 1.0537},
+    (5, 2): {"maml": 1.0268, "l2f": 0.8426},
+    (5, 5): {"maml": 0.8995, "l2f": 0.7096},
+    (10, 1): {"maml": 0.9884, "l2f": 0.8069},
+    (10, 2): {"maml": 0.6192, "l2f": 0.5317},
+    (10, 5): {"maml": 0.4072, "l2f": 0.3696},
+    (20, 1): {"maml": 0.6144, "l2f": 0.5475},
+    (20, 2): {"maml": 0.3346, "l2f": 0.2805},
+    (20, 5): {"maml": 0.1817, "l2f": 0.1629},
+}
+
+PROTOCOL = ("problem", "disjoint", "ways", "shots")
+VARIANT = ("method", "adapt", "first_order", "learn_inner_lr", "inner_lr", "inner_steps")
+OF_L2F = ("scope", "conditioning", "transform", "embedding", "initial_gamma")
+CELL = PROTOCOL + VARIANT + OF_L2F
+"""What runs are told apart by; runs that differ in their seed alone share a cell."""
+VALUES = {*CELL, "seed", "score", "score_95", "minus_maml", "minus_maml_95"}
+"""Columns that are read back as numbers and truth values; the others stay text."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Collect runs of launchers/sinusoid.py or launchers/image_classification.py: a line per run, a row per cell.
+
+    Runs collected into the same folder before are kept, so a study may grow run by run. A run is paired with the run
+    of MAML (second order, whole network, fixed step size) that shares its seed, problem, shots and inner steps, if
+    that is given with it.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs that are done."""
+    out: Path
+    """Folder for runs.csv and table.csv; made if missing."""
+
+
+def read(folder: Path) -> tuple[Row, Evaluation]:
+    """A run's line, and its evaluation."""
+    config, log, evaluation = read_config(folder), metrics.read(folder), load_evaluation(folder / "evaluation.json")
+    options = config["options"]
+    settings = options["settings"]
+    everything = {**evaluation.protocol, "adapt": options.get("adapt", "all"), **settings["inner"]}
+    everything |= {"method": settings["method"], **(settings["attenuation"] if settings["method"] == "l2f" else {})}
+    score = evaluation.intervals()[settings["inner"]["inner_steps"]]
+    return {
+        "run": folder.name,
+        **{name: everything.get(name, "") for name in CELL},
+        "seed": settings["seed"],
+        "score": round(score.mean, 5),
+        "score_95": round(score.half_width, 5),
+        "minus_maml": "",
+        "minus_maml_95": "",
+        "tasks": len(evaluation.scores),
+        "iterations": log[-1]["iteration"],
+        "best_iteration": checkpoint.load(folder / BEST_FILE)["iteration"],
+        "minutes": round(sum(line["time/iteration"] for line in log) * options["log_every"] / 60, 1),
+        "command": config["command"],
+        "commit": config["git_commit"],
+        **config["versions"],
+    }, evaluation
+
+
+def is_baseline(row: Row) -> bool:
+    """Plain MAML."""
+    return (row["method"], row["adapt"], row["first_order"], row["learn_inner_lr"]) == ("maml", "all", False, False)
+
+
+def pair(runs: Iterable[tuple[Row, Evaluation]]) -> list[Row]:
+    """The lines, with every run's paired difference to MAML's."""
+    runs = list(runs)
+    shared = ("seed", *PROTOCOL, "inner_lr", "inner_steps")
+    baselines = {tuple(row[name] for name in shared): evaluation for row, evaluation in runs if is_baseline(row)}
+    for row, evaluation in runs:
+        baseline = baselines.get(tuple(row[name] for name in shared))
+        if baseline is not None and not is_baseline(row):
+            difference = paired_differences(evaluation, baseline)[row["inner_steps"]]
+            row["minus_maml"], row["minus_maml_95"] = round(difference.mean, 5), round(difference.half_width, 5)
+    return [row for row, _ in runs]
+
+
+def over_seeds(rows: list[Row]) -> Row:
+    """One row of table.csv: means over seeds with 95 % intervals over seeds, and over all seeds' tasks."""
+    row = {name: rows[0][name] for name in CELL} | {"seeds": len(rows)}
+    for name in ("score", "minus_maml"):
+        values = np.array([row[name] for row in rows if row[name] != ""], float)
+        widths = np.array([row[f"{name}_95"] for row in rows if row[name] != ""], float)
+        interval = mean_interval(values) if len(values) else None
+        row[name] = "" if interval is None else round(interval.mean, 4)
+        row[f"{name}_95_over_seeds"] = "" if len(values) < 2 else round(interval.half_width, 4)
+        # Of the mean of independent samples of one size: as widths are proportional to standard errors, they add up so.
+        row[f"{name}_95_over_tasks"] = "" if interval is None else round(math.hypot(*widths) / len(widths), 4)
+    paper = PAPER.get((row["shots"], row["inner_steps"]), {}) if row["problem"] == "sinusoid" else {}
+    row["paper"] = "" if row["disjoint"] is True else paper.get(row["method"], "")
+    return row
+
+
+def collected_before(path: Path) -> list[Row]:
+    """The lines of runs.csv."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [
+            {name: _value(text) if name in VALUES else text for name, text in line.items()}
+            for line in csv.DictReader(file)
+        ]
+
+
+def _value(text: str) -> Any:
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """Rows to csv."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    """Read, pair, merge, write, print."""
+    options = tyro.cli(Options)
+    new = pair(read(folder) for folder in options.runs)
+    names = {row["run"] for row in new}
+    kept = [row for row in collected_before(options.out / "runs.csv") if row["run"] not in names]
+    lines = sorted(kept + new, key=lambda row: [str(row[name]) for name in (*CELL, "seed")])
+    cells: Mapping[tuple, list[Row]] = defaultdict(list)
+    for line in lines:
+        cells[tuple(line[name] for name in CELL)].append(line)
+    table = [over_seeds(rows) for rows in cells.values()]
+    for row in table:
+        print("  ".join(f"{name} {value}" for name, value in row.items() if value != ""))
+    options.out.mkdir(parents=True, exist_ok=True)
+    write(options.out / "runs.csv", lines)
+    write(options.out / "table.csv", table)
+
+
+if __name__ == "__main__":
+    main()
