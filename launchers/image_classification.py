@@ -52,6 +52,8 @@ class ImageClassification(RunOptions):
     """What an episode consists of."""
     classifier: Classifier = field(default_factory=Classifier)
     """The network."""
+    distort: bool = False
+    """Turn, stretch, shear and shift the images of training tasks a little, differently each time they are drawn."""
     adapt: Literal["all", "head"] = "all"
     """What the inner loop moves: everything but the normalisation, or the last layer alone (ANIL)."""
     prototypes: Path | None = None
@@ -84,7 +86,7 @@ class ImageClassification(RunOptions):
     def problem(self) -> ImageProblem:
         prototypical = None if self.prototypes is None else load_network(self.prototypes)
         steps = self.settings.inner.inner_steps
-        return ImageProblem(self.images.load(), self.shape, self.classifier, steps, prototypical)
+        return ImageProblem(self.images.load(), self.shape, self.classifier, steps, prototypical, self.distort)
 
     def adapted(self, name: str) -> bool:
         return is_head(name) if self.adapt == "head" else in_inner_loop(name)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from metarl_l2f.supervised.augmentation import with_mirrors
 from metarl_l2f.supervised.episodes import Images, Split
 from metarl_l2f.supervised.glyphs import load_glyphs
 from metarl_l2f.supervised.images import SPLITS, Omniglot, load_images
@@ -28,11 +29,18 @@ class ImageData:
     """Omniglot without named alphabets: how many characters train, val and test have."""
     rotations: Literal["all", "train", "none"] = "all"
     """Omniglot: turned characters are classes of their own, in all splits (as in MAML's code), or in training alone."""
+    mirror: bool = False
+    """Mirrored classes are further classes to learn from; in training alone."""
 
     def load(self) -> dict[Split, Images]:
         """Read it."""
+        splits = self._read()
+        return {**splits, "train": with_mirrors(splits["train"])} if self.mirror else splits
+
+    def _read(self) -> dict[Split, Images]:
         if self.data is None:
-            changed = [name for name, value in vars(self).items() if value != getattr(ImageData, name)]
+            asked = vars(self).items()
+            changed = [name for name, value in asked if name != "mirror" and value != getattr(ImageData, name)]
             if changed:
                 raise ValueError(f"{', '.join(changed)} need a data set of yours; name it with --data, or drop them")
             return load_glyphs()

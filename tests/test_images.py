@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from metarl_l2f.supervised import images
-from metarl_l2f.supervised.episodes import Images
-from metarl_l2f.supervised.images import SPLITS, Omniglot, load_images, with_rotations
+from metarl_l2f.supervised.images import SPLITS, Omniglot, load_images
 
 CLASSES = {"train": ("apple", "bear"), "val": ("cup",), "test": ("dog",)}
 NUMBERS = {"train": (3, 8), "val": (12,), "test": (70,)}
@@ -638,15 +637,6 @@ def test_rotations_may_be_left_to_training(tmp_path):
     found = load_images(tmp_path, omniglot=Omniglot(["Latin"], ["Tagalog"], rotations=("train",)))
     sizes = {split: len(found[split].classes) / len(plain[split].classes) for split in SPLITS}
     assert sizes == {"train": 4, "val": 1, "test": 1}
-
-
-def test_rotations_turn_counter_clockwise():
-    corner = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)
-    found = with_rotations(Images(corner[None, None], torch.tensor([0]), ("a",)))
-    assert found.pixels.flatten(1).tolist() == [[1, 2, 3, 4], [2, 4, 1, 3], [4, 3, 2, 1], [3, 1, 4, 2]]
-    assert found.labels.tolist() == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="only square images can be turned and keep their shape, got 1×2"):
-        with_rotations(Images(corner[None, None, :1], torch.tensor([0]), ("a",)))
 
 
 def test_sets_side_by_side_pool_what_they_share_and_count_copies_once(tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core import Params
 from ..networks import Conv4, Pooling, ResNet12, is_norm
+from .augmentation import distort
 from .episodes import Images, Shape, Split, Task, draw_episodes
 
 Backbone = Literal["conv4", "resnet12"]
@@ -66,6 +67,7 @@ class ImageProblem:
         inner_steps: trained inner steps, each of which may have a normalisation of its own.
         prototypical: a trained prototypical network; a task's prototype is the mean of its classes' prototypes, that is
             of its support embeddings (Table 5).
+        distorted: distort the images of training tasks (`augmentation.distort`).
     Raises:
         ValueError: a split has too few classes, or too few images of a class.
     """
@@ -81,11 +83,12 @@ class ImageProblem:
         classifier: Classifier,
         inner_steps: int,
         prototypical: Embedding | None = None,
+        distorted: bool = False,
     ) -> None:
         for split, images in data.items():
             shape.check(images, split)
         self.data, self.shape, self.classifier, self.inner_steps = data, shape, classifier, inner_steps
-        self.prototypical = prototypical
+        self.prototypical, self.distorted = prototypical, distorted
         self.embedding_size = None if prototypical is None else prototypical.embedding_size
 
     def network(self, generator: torch.Generator) -> ImageNetwork:
@@ -93,6 +96,11 @@ class ImageProblem:
 
     def sample(self, split: Split, generator: np.random.Generator, number: int) -> Task:
         task = draw_episodes(self.data[split], self.shape, generator, number)
+        if self.distorted and split == "train":
+            support, query = (
+                distort(shown.flatten(0, 1), generator).view_as(shown) for shown in (task.support, task.query)
+            )
+            task = task._replace(support=support, query=query)
         if self.prototypical is None:
             return task
         return task._replace(prototype=torch.stack([self.prototypical.embed(one).mean(0) for one in task.support]))

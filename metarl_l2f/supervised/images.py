@@ -22,6 +22,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ..training.seeding import Stream, generator
+from .augmentation import with_rotations
 from .episodes import Images, Split
 from .pickles import read_arrays
 
@@ -125,29 +126,6 @@ def load_images(
         )
     turned = options.rotations if layout is by_character else ()
     return {split: with_rotations(images) if split in turned else images for split, images in splits.items()}
-
-
-def with_rotations(images: Images) -> Images:
-    """Every class four times: as it is, and turned counter-clockwise by 90°, 180° and 270° as classes of their own.
-
-    Args:
-        images: n square images of some classes.
-
-    Returns:
-        4n images of four times the classes: first those given, then all of them turned by 90°, and so on.
-
-    Raises:
-        ValueError: the images are not square.
-    """
-    height, width = images.pixels.shape[2:]
-    if height != width:
-        raise ValueError(f"only square images can be turned and keep their shape, got {height}×{width}; pass size=...")
-    turns = range(4)
-    return Images(
-        torch.cat([images.pixels.rot90(turn, (2, 3)) for turn in turns]),
-        torch.cat([images.labels + turn * len(images.classes) for turn in turns]),
-        images.classes + tuple(f"{name} turned {90 * turn}°" for turn in turns[1:] for name in images.classes),
-    )
 
 
 # Files: in folders and in zip archives alike
