@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from metarl_l2f.core import L2F, Attenuation, InnerLoop
 from metarl_l2f.networks import Conv4, Norm, ResNet12, is_norm
 from metarl_l2f.shards import rows_of
+from metarl_l2f.supervised.augmentation import distort
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
 from metarl_l2f.supervised.episodes import Images, Shape, draw_episodes
 from metarl_l2f.supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings
@@ -269,6 +270,21 @@ def test_accuracy_and_loss_by_hand():
     assert problem().score(logits, targets) == pytest.approx(2 / 3)
     expected = (math.log(1 + math.exp(-2)) + math.log(2) + math.log(1 + math.exp(2))) / 3
     assert problem().loss(logits, targets) == pytest.approx(expected)
+
+
+def test_distortion_shows_the_same_images_moved_in_training_alone():
+    plain, distorted = problem(), problem(distorted=True)
+    for split in ("train", "val", "test"):
+        same, other = (one.sample(split, np.random.default_rng(3), 4) for one in (plain, distorted))
+        change = (same.query - other.query).abs().amax((2, 3, 4))
+        assert (change.min() > 0.05) if split == "train" else (change.max() == 0), split
+        assert torch.equal(same.query_targets, other.query_targets)
+    # By hand: the same episode, its support set distorted first, then its query set.
+    random = np.random.default_rng(3)
+    task = draw_episodes(DATA["train"], Shape(3, 1, 2), random, 4)
+    support, query = (distort(shown.flatten(0, 1), random).view_as(shown) for shown in (task.support, task.query))
+    found = distorted.sample("train", np.random.default_rng(3), 4)
+    assert torch.equal(found.support, support) and torch.equal(found.query, query)
 
 
 def test_an_ensemble_averages_logits_and_leaves_the_learner_as_it_is():

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from metarl_l2f.launchers import embeddings, evaluate, image_classification, leo, prototypes, sinusoid
+from metarl_l2f.launchers.image_data import ImageData
 from metarl_l2f.supervised.leo import load_embeddings
 from metarl_l2f.training import metrics
 
@@ -117,6 +118,14 @@ def test_what_is_adapted_and_attenuated_follows_the_flags(folder_of_images):
     assert len(whole.adapted_names) == 10 and head.adapted_names == ["head.weight", "head.bias"]
     assert whole.attenuated_names == head.attenuated_names == whole.adapted_names
     assert not any("norm" in name for name in whole.attenuated_names)
+
+
+def test_mirrored_classes_are_learned_from_but_not_tested_on(folder_of_images):
+    plain, mirrored = (ImageData(folder_of_images, mirror=mirror).load() for mirror in (False, True))
+    assert {split: len(data.classes) for split, data in mirrored.items()} == {
+        split: len(data.classes) * (2 if split == "train" else 1) for split, data in plain.items()
+    }
+    assert len(ImageData(mirror=True).load()["train"].classes) == 2 * len(ImageData().load()["train"].classes)
 
 
 def test_images_condition_on_the_prototypes_of_a_trained_network(tmp_path, folder_of_images, prototypical):
