@@ -134,13 +134,17 @@ def embed(gradients: Sequence[Tensor], owner: Tensor, scale: EmbeddingScale, ent
         gradients: the attenuated tensors' gradients, P scalars together.
         owner: (P,), which entry of γ each scalar belongs to.
         scale: `raw` as in the paper; `normalised`: each tensor first divided by its root mean square; `standardised`:
-            that times √n, n the number of scalars in the mean.
+            that times √n, n the number of scalars in the mean. Root mean squares are taken to be no less than √ε of
+            the largest one, ε the rounding error of a number: a gradient that is 0 but for rounding stays near 0.
         entries: L, where it is known; else it is looked up in `owner`.
     Returns:
         (L,), detached: the embedding is data, not a path for gradients.
     """
     if scale != "raw":
-        gradients = [g / g.square().mean().sqrt().clamp_min(torch.finfo(g.dtype).tiny) for g in gradients]
+        squares = torch.stack([g.square().mean() for g in gradients])
+        precision = torch.finfo(squares.dtype)
+        sizes = (squares + precision.eps * squares.amax()).sqrt().clamp_min(precision.tiny)
+        gradients = [g / size for g, size in zip(gradients, sizes, strict=True)]
     flat = torch.cat([g.flatten() for g in gradients]).detach()
     entries = int(owner.max()) + 1 if entries is None else entries
     zeros = flat.new_zeros(entries)

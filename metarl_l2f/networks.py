@@ -307,8 +307,9 @@ class Conv4(ImageClassifier):
         image_shape: (C, H, W) of the images.
         classes: outputs.
         filters: per convolution.
-        pooling: `max`: no bias, leaky ReLU, 2×2 max pooling (the official L2F network); `stride`: bias, ReLU, stride 2
-            and the mean over places (MAML's network for 28×28 images, four times as fast there).
+        pooling: `max`: leaky ReLU, 2×2 max pooling (the official L2F network); `stride`: ReLU, stride 2 and the mean
+            over places (MAML's network for 28×28 images, four times as fast there). Convolutions have no bias: MAML's
+            code has, but the normalisation that follows takes it away again.
         norm_steps: sets of scales and shifts of the normalisation.
         generator: draws the initial weights, Xavier uniform; biases start at 0.
     """
@@ -335,7 +336,7 @@ class Conv4(ImageClassifier):
         self.blocks = nn.ModuleList()
         for number in range(4):
             block = nn.Module()
-            block.add_module("conv", nn.Conv2d(filters if number else channels, filters, 3, bias=pooling == "stride"))
+            block.add_module("conv", nn.Conv2d(filters if number else channels, filters, 3, bias=False))
             block.add_module("norm", Norm(filters, norm_steps))
             self.blocks.append(block)
         self.feature_size = filters * places
@@ -346,8 +347,8 @@ class Conv4(ImageClassifier):
         """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
         for number, block in enumerate(self.blocks):
             prefix = f"blocks.{number}"
-            weight, bias = params[f"{prefix}.conv.weight"], params.get(f"{prefix}.conv.bias")
-            images = F.conv2d(images, weight, bias, stride=2 if self.pooling == "stride" else 1, padding=1)
+            weight, stride = params[f"{prefix}.conv.weight"], 2 if self.pooling == "stride" else 1
+            images = F.conv2d(images, weight, stride=stride, padding=1)
             images = block.get_submodule("norm")(params, f"{prefix}.norm", images, step)
             images = F.relu(images) if self.pooling == "stride" else _leaky_pooled(images)
         return images.mean((2, 3)) if self.pooling == "stride" else images.flatten(1)

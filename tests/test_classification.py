@@ -129,7 +129,7 @@ def test_conv4_is_what_plain_modules_compute(pooling):
     layers = []
     for number, block in enumerate(network.blocks):
         strided = pooling == "stride"
-        conv = torch.nn.Conv2d(6 if number else 3, 6, 3, stride=2 if strided else 1, padding=1, bias=strided)
+        conv = torch.nn.Conv2d(6 if number else 3, 6, 3, stride=2 if strided else 1, padding=1, bias=False)
         conv.load_state_dict(block.conv.state_dict())
         layers += [conv, torch.nn.BatchNorm2d(6, track_running_stats=False)]
         layers += [torch.nn.ReLU()] if strided else [torch.nn.LeakyReLU(0.01), torch.nn.MaxPool2d(2)]
@@ -171,7 +171,7 @@ def test_normalisation_is_neither_adapted_nor_attenuated_and_anil_moves_the_head
     network = Conv4((1, 16, 16), 3, 4, "stride")
     names = list(params_of(network))
     inner = [name for name in names if in_inner_loop(name)]
-    assert len(inner) == 4 * 2 + 2 and not any(map(is_norm, inner))
+    assert len(inner) == 4 + 2 and not any(map(is_norm, inner))
     assert [name for name in names if is_head(name)] == ["head.weight", "head.bias"]
 
 

@@ -1,6 +1,7 @@
 """The equations of L2F, against arithmetic by hand, limits, and finite differences."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -62,6 +63,16 @@ def test_standardised_embedding_is_the_mean_in_units_of_its_standard_error():
     # normalised 1/√3, times √4
     owner = torch.zeros(4, dtype=torch.long)
     torch.testing.assert_close(embed(gradients, owner, "standardised"), torch.tensor([2 * 3**-0.5]))
+
+
+def test_normalised_embedding_does_not_blow_up_what_is_zero_but_for_rounding():
+    # The second gradient is 1e-6 of the first, as that of a bias before a normalisation: 1e-6 / √ε = 0.0029.
+    gradients, owner = [torch.ones(4), torch.full((4,), 1e-6)], torch.arange(2).repeat_interleave(4)
+    noise = 1e-6 / math.sqrt(torch.finfo(torch.float32).eps)
+    assert embed(gradients, owner, "normalised").tolist() == pytest.approx([1.0, noise], rel=1e-5)
+    # A hundredth, though, is a gradient like any other.
+    gradients[1] = torch.full((4,), 0.01)
+    assert embed(gradients, owner, "normalised").tolist() == pytest.approx([1.0, 1.0], rel=1e-3)
 
 
 def test_normalised_embedding_ignores_the_gradients_scale_and_survives_zero():

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -150,6 +151,18 @@ def test_vmapped_tasks_equal_a_loop_over_them(method):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(vmapped.evaluate(tasks, 3), looped.evaluate(tasks, 3), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # PyTorch's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_losses_have_the_same_gradient():
+    for weights in ((1.0,), (0.25, 0.75)):
+        plain, tasks = build("l2f")
+        compiled, _ = build("l2f", compiled=True)
+        ours, our_gradient = compiled.gradient(tasks, weights)
+        theirs, their_gradient = plain.gradient(tasks, weights)
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("batching", ["vmap", "loop"])
@@ -304,6 +317,12 @@ def test_a_checkpoint_of_another_network_is_refused():
         (lambda: SupervisedSettings(tasks_per_batch=0), "tasks_per_batch must be 1 or more"),
         (lambda: InnerLoop(inner_lr_scope="row"), "inner_lr_scope must be one of"),
         (lambda: build("maml", batching="both"), "batching must be one of"),
+        (
+            lambda: MetaSupervised(
+                problem(), SupervisedSettings(optimiser=MetaOptimiser(multi_step_iterations=9)), compiled=True
+            ),
+            "a compiled loss has fixed weights",
+        ),
         (lambda: build("maml", task_chunk=0), "tasks_per_shard must be a positive number"),
         (lambda: build("l2f", last_layer_only=True, kind=SinusoidProblem)[0].learner.gamma({}), "layers"),
     ],

@@ -124,7 +124,7 @@ class MetaSupervised:
         batching: tasks of a chunk `vmap`ped together or in a `loop`.
         task_chunk: tasks per chunk.
         threads: CPU threads; changes no number.
-        compiled: compile the loss (torch.compile); changes rounding.
+        compiled: compile the loss (torch.compile); changes rounding. Not with a multi-step loss.
         adapted: which parameters (by name) the inner loop moves.
         attenuated: which parameters (by name) are attenuated.
     """
@@ -144,6 +144,11 @@ class MetaSupervised:
     ) -> None:
         self.problem, self.settings, self.iterations = problem, settings or SupervisedSettings(), iterations
         seed, attenuation = self.settings.seed, self.settings.attenuation
+        if compiled and self.settings.optimiser.multi_step_iterations:
+            raise ValueError(
+                "a compiled loss has fixed weights, but multi_step_iterations lets them change with every iteration; "
+                "drop --compile, or --multi-step-iterations"
+            )
         self.learner = L2F(
             problem.network(torch_generator(seed, Stream.INIT)),
             attenuation if self.settings.method == "l2f" else None,

@@ -131,7 +131,8 @@ class MetaLoss:
             raise ValueError(f"batching must be one of {get_args(Batching)}, got {batching!r}")
         self.learner, self.problem, self.batching = learner, problem, batching
         self.shards = Shards(threads, task_chunk)
-        self._compile = torch.compile if compiled else lambda function: function
+        # Static: a weight is a number of its own, not a symbol that several sets of weights share.
+        self._compile = partial(torch.compile, dynamic=False) if compiled else lambda function: function
         self._losses: dict[Any, Callable[[Task], Adaptation]] = {}
 
     def over_tasks(self, function: Callable[[Task], Tree], tasks: Task) -> Tree:
