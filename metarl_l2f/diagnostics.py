@@ -1,34 +1,164 @@
-"""What the argument of L2F is about, measured: how much tasks disagree about the initialisation (Sec. 3.3)."""
+"""What the argument of L2F is about, measured: how much tasks disagree, what γ does, how smooth the inner loop is.
+
+Pure functions of gradients and losses; whoever trains or evaluates calls them. Sections and figures are L2F's.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.func import grad, grad_and_value
 
-from .core import L2F, Params, layer_of
+from .core import L2F, Loss, Params, layer_of
+
+
+def conflict_by_task(gradients: Params, distribution: Params | None = None) -> dict[str, Tensor]:
+    """Angle between each task's descent direction and the sum of all tasks', |arccos(ûᵢ · v̂)| (Sec. 3.3).
+
+    uᵢ = −∇_θ L_Dᵢ and v = Σᵢ uᵢ, per layer and for the whole network.
+
+    Args:
+        gradients: at θ, by parameter name, stacked over tasks: (N, *shape).
+        distribution: the gradients of the tasks that v sums, where they are other ones; by default the same.
+    Returns:
+        Radians in [0, π] by layer, and under "network" for all parameters together: (N,) each. A gradient of 0 has no
+        direction: π/2.
+    """
+    ours = _by_layer(gradients)
+    others = ours if distribution is None else _by_layer(distribution)
+    return {layer: _angles(u, others[layer].sum(0)) for layer, u in ours.items()}
 
 
 def degree_of_conflict(gradients: Params) -> dict[str, float]:
-    """Mean angle between each task's descent direction and the sum of all tasks', per layer and for the network.
+    """How much tasks disagree about the initialisation: conflict = mean_i |arccos(ûᵢ · v̂)| (Sec. 3.3).
 
-    conflict = mean_i |arccos(ûᵢ · v̂)|, uᵢ = −∇_θ L_Dᵢ, v = Σᵢ uᵢ (Sec. 3.3). Equal gradients give 0, two orthogonal
-    ones of equal length π/4; many unrelated ones approach π/2.
+    Equal gradients give 0, two orthogonal ones of equal length π/4; many unrelated ones approach π/2.
 
     Args:
-        gradients: by parameter name, stacked over tasks: (N, *shape).
+        gradients: as in `conflict_by_task`.
     Returns:
-        Radians in [0, π] by layer, and under "network" for all parameters together.
+        Radians in [0, π] by layer, and under "network".
     """
+    return {layer: float(angles.mean()) for layer, angles in conflict_by_task(gradients).items()}
+
+
+def _by_layer(gradients: Params) -> Params:
+    """Gradients stacked over tasks (N, *shape) → one row per task for each layer, and for the "network"; float64."""
     layers: dict[str, list[Tensor]] = {}
     for name, gradient in gradients.items():
-        layers.setdefault(layer_of(name), []).append(gradient.flatten(1).double())
+        layers.setdefault(layer_of(name), []).append(gradient.detach().flatten(1).double())
     flat = {layer: torch.cat(parts, 1) for layer, parts in layers.items()}
-    flat["network"] = torch.cat(list(flat.values()), 1)
-    return {layer: float(_mean_angle_to_sum(u)) for layer, u in flat.items()}
+    return flat | {"network": torch.cat(list(flat.values()), 1)}
 
 
-def _mean_angle_to_sum(directions: Tensor) -> Tensor:
-    units = torch.nn.functional.normalize(directions, dim=1)
-    total = torch.nn.functional.normalize(directions.sum(0), dim=0)
-    return torch.arccos((units @ total).clamp(-1.0, 1.0)).mean()
+def _angles(directions: Tensor, other: Tensor) -> Tensor:
+    units, unit = F.normalize(directions, dim=-1), F.normalize(other, dim=-1)
+    return torch.arccos((units * unit).sum(-1).clamp(-1.0, 1.0))
+
+
+def gradient_cosines(before: Params, after: Params) -> dict[str, Tensor]:
+    """Cosine between each task's gradients before and after its adaptation, per layer and for the network.
+
+    1: adaptation left the direction of descent as it was. 0: what it could gain along the first one it has gained.
+    Below 0: it went too far.
+
+    Args:
+        before: gradients at the initialisation, by name, stacked over tasks: (N, *shape).
+        after: at the adapted parameters, the same names.
+    Returns:
+        In [−1, 1], (N,) by layer, and under "network".
+    """
+    first, last = _by_layer(before), _by_layer(after)
+    return {layer: F.cosine_similarity(first[layer], last[layer], dim=-1) for layer in first}
+
+
+class Landscape(NamedTuple):
+    """The loss around one inner step (Figure 2; Santurkar et al. 2018); over tasks, stacked: (N, ...).
+
+    Measured at the points θ − η d of a grid of S distances η along a direction d, usually the inner gradient.
+    """
+
+    losses: Tensor
+    """(S,), L(θ − η d)."""
+    gradient_changes: Tensor
+    """(S,), ‖∇L(θ − η d) − ∇L(θ)‖₂: how badly the gradient at θ predicts the one further on."""
+    smoothness: Tensor
+    """(), the largest ‖∇L(θ − η d) − ∇L(θ)‖₂ / ‖η d‖₂: an estimate, from below, of the Lipschitz constant of ∇L."""
+
+    def loss_range(self) -> Tensor:
+        """How far the loss varies over the grid."""
+        return self.losses.amax(-1) - self.losses.amin(-1)
+
+    def gradient_change_range(self) -> Tensor:
+        """How far the change of the gradient varies over the grid."""
+        return self.gradient_changes.amax(-1) - self.gradient_changes.amin(-1)
+
+
+def landscape(loss: Loss, params: Params, direction: Params, distances: Tensor) -> Landscape:
+    """What a gradient step would meet: loss and gradient at θ − η d for every distance η, for one task (Figure 2).
+
+    Args:
+        loss: of the task.
+        params: θ, where the step starts.
+        direction: d, by name; parameters without one stay.
+        distances: (S,) positive step sizes η. `step_grid` gives those of Santurkar et al.
+    """
+    here = grad(loss)(params)
+    length = torch.cat([d.flatten() for d in direction.values()]).norm()
+    losses, changes = [], []
+    for distance in distances:
+        there = {n: p - distance * direction[n] if n in direction else p for n, p in params.items()}
+        gradients, value = grad_and_value(loss)(there)
+        losses.append(value)
+        changes.append(torch.cat([(gradients[n] - here[n]).flatten() for n in params]).norm())
+    change = torch.stack(changes)
+    tiny = torch.finfo(change.dtype).tiny  # a gradient of 0 goes nowhere: smoothness 0, not NaN
+    return Landscape(torch.stack(losses), change, (change / (distances * length).clamp_min(tiny)).amax())
+
+
+def step_grid(inner_lr: float, points: int = 8) -> Tensor:
+    """Distances from half to four times an inner step size, evenly spaced: (points,).
+
+    Raises:
+        ValueError: the step size is not positive, or there are no points.
+    """
+    if not (math.isfinite(inner_lr) and inner_lr > 0 and points > 0):
+        raise ValueError(f"a grid needs a positive step size and 1 or more points, got {inner_lr} and {points}")
+    return inner_lr * torch.linspace(0.5, 4.0, points)
+
+
+def manual_attenuation(learner: L2F, factors: Sequence[float], score: Callable[[], float]) -> dict[str, list[float]]:
+    """What it does to a trained initialisation to shrink one layer at a time by hand (Figure 3b).
+
+    Args:
+        learner: whose θ is shrunk, and given back as it was.
+        factors: a layer's parameters are multiplied by each of them in turn.
+        score: measures the learner as it is, adaptation included.
+    Returns:
+        By layer that the inner loop moves, the score for every factor.
+    """
+    theta = learner.theta
+    kept = {name: value.detach().clone() for name, value in theta.items()}
+
+    @torch.no_grad()
+    def shrink(layer: str | None, factor: float) -> None:
+        for name, value in kept.items():
+            shrunk = layer_of(name) == layer and name in learner.adapted_names
+            theta[name].copy_(factor * value if shrunk else value)
+
+    results: dict[str, list[float]] = {}
+    try:
+        for layer in dict.fromkeys(map(layer_of, learner.adapted_names)):
+            results[layer] = []
+            for factor in factors:
+                shrink(layer, factor)
+                results[layer].append(score())
+    finally:
+        shrink(None, 1.0)
+    return results
 
 
 def gamma_statistics(learner: L2F, gamma: Tensor) -> dict[str, float]:
@@ -55,3 +185,32 @@ def learned_step_sizes(learner: L2F) -> dict[str, float]:
         for step in steps
         for name, size in learner.alpha(step).items()
     }
+
+
+FORGOTTEN, KEPT = 0.01, 0.99
+"""γ below the one forgets a tensor, γ above the other leaves it alone."""
+
+
+def collapse_warnings(learner: L2F, gamma: Tensor) -> list[str]:
+    """What is wrong with γ where it no longer does anything: one sentence each.
+
+    Args:
+        learner: whose γ it is.
+        gamma: (N, L), one row per task.
+    """
+    if learner.attenuation is None:
+        return []
+    by_tensor = learner.gammas_by_tensor(gamma)
+    forgotten = [name for name, columns in by_tensor.items() if float(columns.amax()) < FORGOTTEN]
+    found = []
+    if forgotten:
+        found.append(
+            f"γ is below {FORGOTTEN} for all tasks in {', '.join(forgotten)}: what was meta-learned there is forgotten "
+            "before every adaptation; if scores fall, start γ nearer to 1 (--initial-gamma)"
+        )
+    if all(float(columns.amin()) > KEPT for columns in by_tensor.values()):
+        found.append(
+            f"γ is above {KEPT} for all tasks in every tensor: nothing is attenuated, and L2F has become MAML; another "
+            "--embedding or --scope, or --initial-gamma nearer to 0.5, may give it work"
+        )
+    return found

@@ -1,11 +1,22 @@
-"""The degree of conflict, against angles known by hand."""
+"""Conflict, landscape and attenuation, against what is known by hand."""
 
 import math
 
 import pytest
 import torch
+from torch import nn
+from torch.func import vmap
 
-from metarl_l2f.diagnostics import degree_of_conflict
+from metarl_l2f.core import L2F, Attenuation, InnerLoop
+from metarl_l2f.diagnostics import (
+    collapse_warnings,
+    conflict_by_task,
+    degree_of_conflict,
+    gradient_cosines,
+    landscape,
+    manual_attenuation,
+    step_grid,
+)
 
 
 def test_orthogonal_gradients_are_a_quarter_pi_from_their_sum():
@@ -32,3 +43,114 @@ def test_conflict_is_per_layer_and_for_the_network():
 
 def test_zero_gradients_are_no_nan():
     assert degree_of_conflict({"a": torch.zeros(2, 3)})["a"] == pytest.approx(math.pi / 2)
+
+
+def test_conflict_of_each_task_is_its_own_angle():
+    # Sum (2, 1): (1, 0) is arctan(1/2) off, (1, 1) is arctan(1/3) off.
+    angles = conflict_by_task({"a.weight": torch.tensor([[1.0, 0.0], [1.0, 1.0]])})["a"]
+    assert angles.tolist() == pytest.approx([math.atan(1 / 2), math.atan(1 / 3)])
+
+
+def test_conflict_with_a_distribution_of_other_tasks():
+    own, others = {"a": torch.tensor([[0.0, 2.0]])}, {"a": torch.tensor([[1.0, 1.0], [2.0, -1.0]])}
+    assert conflict_by_task(own, others)["network"].tolist() == pytest.approx([math.pi / 2])  # their sum is (3, 0)
+
+
+def test_cosine_of_gradients_before_and_after():
+    before = {"a.weight": torch.tensor([[1.0, 0.0], [1.0, 0.0]]), "b.weight": torch.tensor([[0.0], [1.0]])}
+    after = {"a.weight": torch.tensor([[0.0, 3.0], [-2.0, 0.0]]), "b.weight": torch.tensor([[4.0], [2.0]])}
+    cosines = gradient_cosines(before, after)
+    assert cosines["a"].tolist() == pytest.approx([0.0, -1.0])
+    assert cosines["b"].tolist() == pytest.approx([0.0, 1.0])
+    # network: (1, 0, 0) · (0, 3, 4) = 0; (1, 0, 1) · (−2, 0, 2) = 0
+    assert cosines["network"].tolist() == pytest.approx([0.0, 0.0])
+
+
+# ---- landscape ----------------------------------------------------------------------------------------------------
+
+
+def test_landscape_of_a_quadratic_is_known():
+    """L = ½ (3 x² + y²) at (1, 1): ∇L = (3, 1), and H d = (9, 1) along d = ∇L, whatever the distance."""
+
+    def loss(params):
+        return 0.5 * (3 * params["x"].square() + params["y"].square())
+
+    params = {"x": torch.tensor(1.0), "y": torch.tensor(1.0)}
+    distances = torch.tensor([0.1, 0.2, 0.5])
+    found = landscape(loss, params, {"x": torch.tensor(3.0), "y": torch.tensor(1.0)}, distances)
+    # L(θ − η d) = ½ (3 (1 − 3η)² + (1 − η)²): 1.14, 0.56, 0.5 at η = 0.1, 0.2, 0.5.
+    assert found.losses.tolist() == pytest.approx([1.14, 0.56, 0.5])
+    assert found.gradient_changes.tolist() == pytest.approx([eta * math.sqrt(82) for eta in (0.1, 0.2, 0.5)])
+    assert float(found.smoothness) == pytest.approx(math.sqrt(82 / 10))
+    assert float(found.loss_range()) == pytest.approx(0.64)
+    assert float(found.gradient_change_range()) == pytest.approx(0.4 * math.sqrt(82))
+
+
+def test_landscape_along_the_steepest_axis_finds_the_largest_eigenvalue():
+    def loss(params):
+        return 0.5 * (3 * params["x"].square() + params["y"].square())
+
+    params = {"x": torch.tensor(1.0), "y": torch.tensor(0.0)}
+    assert float(landscape(loss, params, {"x": torch.tensor(3.0)}, step_grid(0.1)).smoothness) == pytest.approx(3.0)
+
+
+def test_landscape_is_vmapped_over_tasks_and_a_gradient_of_zero_is_no_nan():
+    def task(scale):
+        params = {"x": torch.tensor([1.0, -1.0])}
+        return landscape(lambda p: scale * p["x"].pow(4).sum(), params, {"x": scale * 4 * params["x"] ** 3}, grid)
+
+    grid = step_grid(0.01)
+    found = vmap(task)(torch.tensor([0.0, 1.0, 2.0]))
+    assert found.losses.shape == (3, 8) and found.smoothness[0] == 0
+    for row, scale in enumerate((0.0, 1.0, 2.0)):
+        torch.testing.assert_close(found.losses[row], task(torch.tensor(scale)).losses)
+
+
+def test_the_grid_spans_half_to_four_steps():
+    assert step_grid(0.2, 8).tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+    for wrong in ((0.0, 8), (math.nan, 8), (0.1, 0)):
+        with pytest.raises(ValueError, match="a grid needs a positive step size and 1 or more points"):
+            step_grid(*wrong)
+
+
+# ---- attenuation --------------------------------------------------------------------------------------------------
+
+
+def learner(attenuation=None):
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    return L2F(network, attenuation, InnerLoop(), generator=torch.Generator().manual_seed(0))
+
+
+def test_manual_attenuation_shrinks_one_layer_at_a_time_and_gives_it_back():
+    l2f = learner()
+    before = {name: value.detach().clone() for name, value in l2f.theta.items()}
+    seen = []
+
+    def score():
+        seen.append([float(l2f.theta[name].detach().norm() / before[name].norm()) for name in ("0.weight", "1.weight")])
+        return float(len(seen))
+
+    found = manual_attenuation(l2f, (0.1, 0.5), score)
+    assert found == {"0": [1.0, 2.0], "1": [3.0, 4.0]}
+    assert torch.tensor(seen).tolist() == [pytest.approx(row) for row in [[0.1, 1], [0.5, 1], [1, 0.1], [1, 0.5]]]
+    assert all(torch.equal(value, before[name]) for name, value in l2f.theta.items())
+
+
+def test_manual_attenuation_gives_the_layer_back_when_measuring_fails():
+    l2f = learner()
+    before = l2f.theta["0.weight"].detach().clone()
+    with pytest.raises(ZeroDivisionError):
+        manual_attenuation(l2f, (0.1,), lambda: 1 / 0)
+    assert torch.equal(l2f.theta["0.weight"], before)
+
+
+def test_gamma_that_does_nothing_is_said():
+    l2f = learner(Attenuation())
+    assert l2f.attenuated_names == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    kept, forgetting = torch.full((5, 4), 0.995), torch.full((5, 4), 0.5)
+    forgetting[:, 2] = 0.001
+    assert ["L2F has become MAML" in text for text in collapse_warnings(l2f, kept)] == [True]
+    assert ["in 1.weight: what" in text for text in collapse_warnings(l2f, forgetting)] == [True]
+    kept[0, 0] = forgetting[0, 2] = 0.5  # one task is enough
+    assert collapse_warnings(l2f, kept) == collapse_warnings(l2f, forgetting) == []
+    assert collapse_warnings(learner(), torch.empty(5, 0)) == []
