@@ -249,6 +249,15 @@ def test_clipping_bounds_every_entry_of_the_meta_gradient():
     assert max(float(p.grad.abs().max()) for p in run.learner.parameters()) == pytest.approx(1e-3)
 
 
+def test_an_update_does_not_depend_on_how_its_gradient_lies_in_memory():
+    ours, theirs = experiment(), experiment()
+    gradient = [torch.randn(p.shape, generator=torch.Generator().manual_seed(0)) for p in ours.learner.parameters()]
+    ours._update(gradient)
+    theirs._update([piece.mT.contiguous().mT if piece.ndim > 1 else piece for piece in gradient])
+    for one, other in zip(ours.learner.parameters(), theirs.learner.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_an_update_that_is_not_finite_changes_nothing_and_says_so(caplog):
     run = experiment()
     before = {name: value.clone() for name, value in run.learner.state_dict().items()}

@@ -283,7 +283,8 @@ class MetaSupervised:
     def _update(self, gradient: list[Tensor]) -> None:
         clip = self.settings.optimiser.clip
         for parameter, piece in zip(self.learner.parameters(), gradient, strict=True):
-            parameter.grad = piece if clip is None else piece.clamp(-clip, clip)
+            # Fused Adam pairs numbers by their place in memory, and torch.compile may place gradients in another order.
+            parameter.grad = (piece if clip is None else piece.clamp(-clip, clip)).contiguous()
         self.optimiser.step()
 
     def _diagnostics(self, tasks: Any, gamma: Tensor) -> dict[str, float]:
