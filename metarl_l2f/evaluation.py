@@ -152,5 +152,61 @@ def paired_differences(ours: Evaluation, theirs: Evaluation) -> list[Interval]:
     return [mean_interval(column) for column in (ours.scores - theirs.scores).T]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two trained models on the same held-out tasks, compared task by task.
+
+    Raises:
+        ValueError: the two were not measured under the same protocol on the same tasks.
+    """
+
+    ours: Evaluation
+    """Of the first model, A."""
+    theirs: Evaluation
+    """Of the second model, B."""
+    names: tuple[str, str]
+    """What to call them."""
+
+    def __post_init__(self) -> None:
+        paired_differences(self.ours, self.theirs)
+
+    def differences(self) -> list[Interval]:
+        """A − B after 0 … k steps: mean over tasks, and its 95 % interval."""
+        return paired_differences(self.ours, self.theirs)
+
+    def table(self) -> str:
+        """A plain-text table, one line per step."""
+        digits = self.ours.digits
+        columns = zip(self.ours.intervals(), self.theirs.intervals(), self.differences(), strict=True)
+        rows = [
+            f"{step:>5}" + "".join(f"  {f'{i.mean:.{digits}f} ± {i.half_width:.{digits}f}':>20}" for i in intervals)
+            for step, intervals in enumerate(columns)
+        ]
+        return "\n".join(
+            [
+                f"A  {self.names[0]}",
+                f"B  {self.names[1]}",
+                f"{self.ours.score} on the same {len(self.ours.scores)} held-out tasks, mean ± 95 % interval",
+                f"steps  {'A':>20}  {'B':>20}  {'A − B, paired':>20}",
+                *rows,
+            ]
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the comparison as json: protocol, both models and means, the differences and their intervals."""
+        differences = self.differences()
+        content = {
+            "protocol": dict(self.ours.protocol),
+            "score": self.ours.score,
+            **{
+                key: {"run": name, "model": dict(one.model), "mean": [interval.mean for interval in one.intervals()]}
+                for key, name, one in zip("ab", self.names, (self.ours, self.theirs), strict=True)
+            },
+            "a_minus_b": [interval.mean for interval in differences],
+            "interval_95": [_finite(interval.half_width) for interval in differences],
+        }
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None

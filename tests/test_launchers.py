@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from metarl_l2f.launchers import ant, cheetah_dir, cheetah_vel, evaluate, navigation, rand_params
@@ -88,6 +89,33 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, flags):
     assert metrics(broken) == metrics(unbroken)
     ours, theirs = (load(folder / "checkpoint.pt")["experiment"]["learner"] for folder in (broken, unbroken))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_evaluate_compares_two_runs_task_by_task(run, capsys, tmp_path):
+    other, out = tmp_path / "maml", tmp_path / "compared.json"
+    assert train(other, 2, "--method", "maml", "--seed", "5") == 0
+    flags = ["--tasks", "5", "--episodes", "2", "--steps", "2"]
+    assert evaluate.main(["--compare", str(run), str(other), *flags, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    scores = []
+    for folder in (run, other):  # By hand: both with the first run's seed.
+        assert evaluate.main([str(folder), *flags, "--seed", "1", "--out", str(tmp_path / "one.json")]) == 0
+        scores.append(np.array(json.loads((tmp_path / "one.json").read_text())["scores"]))
+    found = json.loads(out.read_text())
+    assert found["a_minus_b"] == pytest.approx((scores[0] - scores[1]).mean(0), abs=1e-4)
+    assert found["a"]["mean"] == pytest.approx(scores[0].mean(0), abs=1e-4)
+    assert f"B  {other}" in printed and f"{found['a_minus_b'][2]:.2f} ± {found['interval_95'][2]:.2f}" in printed
+
+
+def test_a_comparison_needs_two_runs_of_one_problem(run, capsys, tmp_path):
+    other = tmp_path / "other"
+    assert train(other, 1, "--varying-start") == 0
+    assert evaluate.main(["--compare", str(run), str(other), "--tasks", "3"]) == 2
+    assert "paired evaluations must share one protocol" in capsys.readouterr().err
+    for arguments in ([], [str(run), "--compare", str(run), str(other)]):
+        with pytest.raises(SystemExit):
+            evaluate.main(arguments)
+        assert "name one run, as in evaluate.py RUN, or two" in capsys.readouterr().err
 
 
 def test_evaluate_prints_a_table_and_writes_json(run, capsys, tmp_path):
