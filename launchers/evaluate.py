@@ -97,7 +97,8 @@ def compared(first: Path, second: Path, options: Options) -> Comparison:
         ValueError: they were trained on different problems, so that no task is common to them.
     """
     seed = options.seed if options.seed is not None else read_config(first)["options"]["settings"]["seed"]
-    return Comparison(*(evaluated(run, options, seed) for run in (first, second)), names=(str(first), str(second)))
+    ours, theirs = (evaluated(run, options, seed) for run in (first, second))
+    return Comparison(ours, theirs, (str(first), str(second)))
 
 
 def main(arguments: list[str] | None = None) -> int:
