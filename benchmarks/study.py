@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +107,8 @@ def draw(method: str, run: Path, options: Options) -> None:
     experiment = load(run, options)
     _, rollouts, tasks = evaluate(experiment, 40, 20, options.steps, experiment.settings.seed)
     experiment.close()
-    with tempfile.TemporaryDirectory() as folder:
-        launcher.draw(rollouts, tasks, Path(folder))
-        for picture in Path(folder).iterdir():
-            (options.out / f"{picture.stem}_{method}{picture.suffix}").write_bytes(picture.read_bytes())
+    for name, figure in launcher.pictures(rollouts, tasks).items():
+        save(figure, options.out / f"{name}_{method}.png")
 
 
 def grouped(results: Sequence[Evaluation], step: int) -> list[list[object]]:

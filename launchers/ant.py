@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from metarl_l2f.launchers.locomotion import draws_speeds, settings
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, Draw, RunOptions, launch
+from metarl_l2f.launchers.locomotion import settings, speeds
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, Pictures, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings
 
@@ -36,17 +36,17 @@ class Ant(RunOptions):
         }[self.goals]
         return f"metarl_l2f/{name}-v0", {**arguments, "horizon": self.settings.horizon}
 
-    def draw(self) -> Draw:
-        """Pictures speeds."""
+    def pictures(self) -> Pictures:
+        """Of speeds."""
         name = "direction asked for" if self.goals == "direction" else "goal speed, m/s"
-        return draws_speeds(FORWARD_SPEED, name, goals_are_speeds=self.goals == "velocity")
+        return speeds(FORWARD_SPEED, name, goals_are_speeds=self.goals == "velocity")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
         options = parse(Ant(), arguments)
-        return launch("ant", options, options.draw())
+        return launch("ant", options, options.pictures())
     except USER_ERRORS as error:
         return fail(error)
 

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from metarl_l2f.launchers.locomotion import draws_speeds, settings
+from metarl_l2f.launchers.locomotion import settings, speeds
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings
@@ -33,13 +33,13 @@ class CheetahDir(RunOptions):
         }
 
 
-draw = draws_speeds(FORWARD_SPEED, "direction asked for")
+pictures = speeds(FORWARD_SPEED, "direction asked for")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("cheetah_dir", parse(CheetahDir(), arguments), draw)
+        return launch("cheetah_dir", parse(CheetahDir(), arguments), pictures)
     except USER_ERRORS as error:
         return fail(error)
 

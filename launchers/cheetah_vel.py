@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from metarl_l2f.launchers.locomotion import draws_speeds, settings
+from metarl_l2f.launchers.locomotion import settings, speeds
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings
@@ -39,13 +39,13 @@ class CheetahVel(RunOptions):
         }
 
 
-draw = draws_speeds(FORWARD_SPEED, "goal speed, m/s", goals_are_speeds=True)
+pictures = speeds(FORWARD_SPEED, "goal speed, m/s", goals_are_speeds=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("cheetah_vel", parse(CheetahVel(), arguments), draw)
+        return launch("cheetah_vel", parse(CheetahVel(), arguments), pictures)
     except USER_ERRORS as error:
         return fail(error)
 

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from matplotlib.figure import Figure
+
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import few_shot_episode, save
+from metarl_l2f.figures import few_shot_episode
 from metarl_l2f.launchers.image_data import ImageData
 from metarl_l2f.launchers.prototypes import load_network
 from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
@@ -68,6 +70,9 @@ class ImageClassification(RunOptions):
     """Meta-iterations between validations; best.pt keeps the best."""
     checkpoint_every: int = 50
     """Meta-iterations between checkpoints."""
+    inspect_every: int = 1_000
+    """Meta-iterations between two looks at conflict, attenuation and the landscape of the inner loss on the validation
+    tasks, with pictures in TensorBoard; 0 looks never."""
     log_every: int = 10
     """Meta-iterations that one line of metrics averages."""
     evaluation_tasks: int = 600
@@ -125,19 +130,19 @@ class ImageClassification(RunOptions):
         )
 
 
-def draw(options: ImageClassification, experiment: MetaSupervised, folder: Path) -> None:
+def pictures(options: ImageClassification, experiment: MetaSupervised) -> dict[str, Figure]:
     """One held-out episode: what it learns from, and what it makes of new images."""
     random = generator(options.settings.seed, Stream.EVALUATION)
     task = experiment.problem.sample("test", random, 1)
     _, _, outputs = experiment.meta_loss.evaluate(task, options.settings.inner.inner_steps)
-    save(few_shot_episode(task, outputs), folder / "episode.png")
+    return {"episode": few_shot_episode(task, outputs)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
         options = parse(ImageClassification(), arguments)
-        return launch("image_classification", options, partial(draw, options))
+        return launch("image_classification", options, partial(pictures, options))
     except USER_ERRORS as error:
         return fail(error)
 

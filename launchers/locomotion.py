@@ -1,11 +1,12 @@
 """What the launchers of running bodies share: settings, and the picture of their speeds."""
 
-from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from metarl_l2f.core import Attenuation, InnerLoop
-from metarl_l2f.figures import running_speeds, save
-from metarl_l2f.launchers.meta_rl import Draw
+from metarl_l2f.figures import running_speeds
+from metarl_l2f.launchers.meta_rl import Pictures
 from metarl_l2f.rl.experiment import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.meta_trpo import PolicyGradient, Rollouts
 from metarl_l2f.rl.trpo import TrustRegion
@@ -30,10 +31,10 @@ def settings() -> MetaRLSettings:
     )
 
 
-def draws_speeds(speed_column: int, task_name: str, goals_are_speeds: bool = False) -> Draw:
+def speeds(speed_column: int, task_name: str, goals_are_speeds: bool = False) -> Pictures:
     """A picture of speeds before and after each inner step; arguments as of `figures.running_speeds`."""
 
-    def draw(rollouts: Rollouts, tasks: Any, folder: Path) -> None:
+    def pictures(rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
         figure = running_speeds(
             rollouts.episodes,
             tasks,
@@ -41,6 +42,6 @@ def draws_speeds(speed_column: int, task_name: str, goals_are_speeds: bool = Fal
             task_name=task_name,
             goals_are_speeds=goals_are_speeds,
         )
-        save(figure, folder / "speeds.png")
+        return {"speeds": figure}
 
-    return draw
+    return pictures

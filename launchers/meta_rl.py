@@ -1,23 +1,26 @@
 """What the reinforcement learning launchers share: a run's experiment, its evaluation and its pictures."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
+from metarl_l2f.diagnostics import collapse_warnings, gap_warning
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
 from metarl_l2f.launchers import run
-from metarl_l2f.launchers.run import checkpoint_of, quiet_machine, read_config, read_state
+from metarl_l2f.launchers.run import checkpoint_of, quiet_machine, read_config, read_state, shown_gammas, warns_once
 from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.vectorise import WorkerError
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE
+from metarl_l2f.training.metrics import Shown
 
 USER_ERRORS: tuple[type[Exception], ...] = (*run.USER_ERRORS, WorkerError)
 """What ends a program with one clear message instead of a traceback."""
@@ -29,6 +32,10 @@ class RunOptions(run.RunOptions):
 
     settings: MetaRLSettings = field(default_factory=MetaRLSettings)
     """What is learned, and how."""
+
+    inspect_every: int = 50
+    """Meta-iterations between two looks at conflict, attenuation and the landscape of the inner loss on the validation
+    tasks, with pictures in TensorBoard; 0 looks never."""
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         """The environment's id and arguments."""
@@ -78,21 +85,37 @@ def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: in
     return Evaluation(scores, protocol, model, held_out), rollouts, held_out
 
 
-Draw = Callable[[Rollouts, Any, Path], None]
-"""Draws a domain's own pictures, from the evaluation's rollouts and tasks, into the run's folder."""
+Pictures = Callable[[Rollouts, Any], dict[str, Figure]]
+"""A domain's own pictures of rollouts on tasks, by name."""
 
 
-def draws_nothing(rollouts: Rollouts, tasks: Any, folder: Path) -> None:
-    """For domains without a picture of their own."""
+def no_pictures(rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
+    """Of domains without a picture of their own."""
+    return {}
 
 
-def launch(name: str, options: RunOptions, draw: Draw = draws_nothing) -> int:
+def inspector(experiment: MetaRL, pictures: Pictures) -> Callable[[Mapping[str, float]], Shown]:
+    """Looks at a run in training through its validation tasks: diagnostics, γ, pictures, and warnings."""
+    warn, steps = warns_once(), experiment.settings.inner.inner_steps
+
+    def inspect(metrics: Mapping[str, float]) -> Shown:
+        rollouts, tasks = experiment.validation_rollouts()
+        found = experiment.meta.inspect(rollouts)
+        before, after = (float(rollouts.episodes[step].returns().mean()) for step in (0, steps))
+        gap = gap_warning(metrics[f"return/step_{steps}"], before, after)
+        warn([*collapse_warnings(experiment.learner, rollouts.start.gamma), gap])
+        return Shown(found.metrics(), *shown_gammas(found.gamma, pictures(rollouts, tasks)))
+
+    return inspect
+
+
+def launch(name: str, options: RunOptions, pictures: Pictures = no_pictures) -> int:
     """Train, or continue, one run; then evaluate it on held-out tasks and draw its pictures.
 
     Args:
         name: the launcher's, for the default folder and the command that resumes.
         options: parsed.
-        draw: the domain's own pictures, if it has any.
+        pictures: the domain's own, if it has any.
     Returns:
         The exit status.
     """
@@ -113,15 +136,17 @@ def launch(name: str, options: RunOptions, draw: Draw = draws_nothing) -> int:
             experiment,
             folder,
             config,
-            lambda: report(experiment, folder, options, draw),
+            lambda: report(experiment, folder, options, pictures),
             validation_key=f"validation/{score}",
             progress_key=score,
+            inspect=inspector(experiment, pictures) if options.inspect_every else None,
+            inspect_every=options.inspect_every or 1,
         )
     finally:
         experiment.close()
 
 
-def report(experiment: MetaRL, folder: Path, options: RunOptions, draw: Draw) -> None:
+def report(experiment: MetaRL, folder: Path, options: RunOptions, pictures: Pictures) -> None:
     """Draw the learning curve; evaluate the best checkpoint, write what came out, and print the table."""
     save(learning_curve([folder]), folder / "learning_curve.png")
     if not options.evaluation_tasks:
@@ -132,5 +157,6 @@ def report(experiment: MetaRL, folder: Path, options: RunOptions, draw: Draw) ->
         experiment, options.evaluation_tasks, settings.episodes_per_task, options.evaluation_steps, settings.seed
     )
     evaluation.save(folder / "evaluation.json")
-    draw(rollouts, tasks, folder)
+    for picture, figure in pictures(rollouts, tasks).items():
+        save(figure, folder / f"{picture}.png")
     print(evaluation.table())

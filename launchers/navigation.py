@@ -2,11 +2,12 @@
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from metarl_l2f.core import Attenuation, InnerLoop
-from metarl_l2f.figures import navigation_paths, save
+from metarl_l2f.figures import navigation_paths
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings, PolicyNetwork
@@ -57,15 +58,15 @@ class Navigation(RunOptions):
         }
 
 
-def draw(rollouts: Rollouts, goals: Any, folder: Path) -> None:
+def pictures(rollouts: Rollouts, goals: Any) -> dict[str, Figure]:
     """Paths before and after each inner step."""
-    save(navigation_paths(rollouts.episodes, goals), folder / "navigation_paths.png")
+    return {"navigation_paths": navigation_paths(rollouts.episodes, goals)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("navigation", parse(Navigation(), arguments), draw)
+        return launch("navigation", parse(Navigation(), arguments), pictures)
     except USER_ERRORS as error:
         return fail(error)
 

@@ -2,24 +2,32 @@
 
 import dataclasses
 import json
+import logging
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 import tyro
+from matplotlib.figure import Figure
+from torch import Tensor
 
+from metarl_l2f.figures import gamma_heatmap
 from metarl_l2f.training.checkpoint import CheckpointError
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, provenance, to_json
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, train
 from metarl_l2f.training.memory import keep_freed_memory
+
+logger = logging.getLogger(__name__)
 
 USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError)
 """What ends a program with one clear message instead of a traceback."""
@@ -48,7 +56,16 @@ class RunOptions:
     """Inner steps of the evaluation at the end."""
 
     may_change_on_resume: ClassVar[tuple[str, ...]] = (
-        *("iterations", "threads", "resume", "log_dir", "checkpoint_every", "evaluation_tasks", "evaluation_steps"),
+        *(
+            "iterations",
+            "threads",
+            "resume",
+            "log_dir",
+            "checkpoint_every",
+            "inspect_every",
+            "evaluation_tasks",
+            "evaluation_steps",
+        ),
     )
 
     def folder(self, name: str, method: str, seed: int) -> Path:
@@ -144,6 +161,28 @@ def quiet_machine() -> None:
     """What makes training fast: threads work on whole tasks (shards.py); more inside an operation would fight those."""
     torch.set_num_threads(1)
     keep_freed_memory()
+
+
+def warns_once() -> Callable[[Iterable[str | None]], None]:
+    """A function that logs warnings, each of them once however often it comes."""
+    told: set[str] = set()
+
+    def warn(sentences: Iterable[str | None]) -> None:
+        for sentence in filter(None, sentences):
+            key = re.sub(r"[0-9.]+", "", sentence)  # Numbers move on, the warning stays the same.
+            if key not in told:
+                logger.warning(sentence)
+            told.add(key)
+
+    return warn
+
+
+def shown_gammas(
+    gamma: Mapping[str, Tensor], pictures: dict[str, Figure]
+) -> tuple[dict[str, np.ndarray], dict[str, Figure]]:
+    """γ by tensor and task as histograms, and its picture beside others."""
+    histograms = {f"gamma/{name}": values.flatten().numpy() for name, values in gamma.items()}
+    return histograms, pictures | ({"gamma": gamma_heatmap(gamma)} if gamma else {})
 
 
 def train_and_report(

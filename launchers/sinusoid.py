@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import save, sinusoid_fit
+from metarl_l2f.figures import sinusoid_fit
 from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
 from metarl_l2f.launchers.supervised import RunOptions, launch, load_run
 from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
@@ -86,7 +88,7 @@ class Sinusoid(RunOptions):
         return Evaluation(scores.numpy(), protocol, model, score="mse")
 
 
-def draw(options: Sinusoid, experiment: MetaSupervised, folder: Path) -> None:
+def pictures(options: Sinusoid, experiment: MetaSupervised) -> dict[str, Figure]:
     """Fits of some test curves, before adaptation and after every step; another run's below, if one is named."""
     runs = [experiment, *([] if options.beside is None else [load_run(Sinusoid, options.beside)[1]])]
     random = generator(options.settings.seed, Stream.EVALUATION)
@@ -95,14 +97,14 @@ def draw(options: Sinusoid, experiment: MetaSupervised, folder: Path) -> None:
     fits = {
         run.settings.method.upper(): run.meta_loss.evaluate(tasks, run.settings.inner.inner_steps)[2] for run in runs
     }
-    save(sinusoid_fit(tasks, fits), folder / "sinusoid_fit.png")
+    return {"sinusoid_fit": sinusoid_fit(tasks, fits)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
         options = parse(Sinusoid(), arguments)
-        return launch("sinusoid", options, partial(draw, options))
+        return launch("sinusoid", options, partial(pictures, options))
     except USER_ERRORS as error:
         return fail(error)
 

@@ -1,20 +1,24 @@
 """What the supervised launchers share: a run's experiment, its evaluation and its pictures."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from matplotlib.figure import Figure
+
+from metarl_l2f.diagnostics import collapse_warnings, gap_warning
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
 from metarl_l2f.launchers import run
-from metarl_l2f.launchers.run import checkpoint_of, quiet_machine, read_config, read_state
+from metarl_l2f.launchers.run import checkpoint_of, quiet_machine, read_config, read_state, shown_gammas, warns_once
 from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
 from metarl_l2f.supervised.meta_loss import Batching, Problem
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, ranked_file
+from metarl_l2f.training.metrics import Shown
 
 Chosen = TypeVar("Chosen", bound="RunOptions")
 
@@ -29,6 +33,9 @@ class RunOptions(run.RunOptions):
     """Meta-iterations between validations; best.pt keeps the best."""
     checkpoint_every: int = 500
     """Meta-iterations between checkpoints."""
+    inspect_every: int = 5_000
+    """Meta-iterations between two looks at conflict, attenuation and the landscape of the inner loss on the validation
+    tasks, with pictures in TensorBoard; 0 looks never."""
     log_every: int = 100
     """Meta-iterations that one line of metrics averages."""
     batching: Batching = "vmap"
@@ -112,13 +119,33 @@ def best_states(folder: Path) -> list[dict[str, Any]]:
     return [load_checkpoint(ranked_file(folder, entry["iteration"]))["experiment"] for entry in ranking]
 
 
-def launch(name: str, options: RunOptions, draw: Callable[[MetaSupervised, Path], None]) -> int:
+Pictures = Callable[[MetaSupervised], dict[str, Figure]]
+"""A problem's own pictures of what a network makes of tasks, by name."""
+
+
+def inspector(experiment: MetaSupervised, pictures: Pictures) -> Callable[[Mapping[str, float]], Shown]:
+    """Looks at a run in training through its validation tasks: diagnostics, γ, pictures, and warnings."""
+    warn, steps, score = warns_once(), experiment.settings.inner.inner_steps, experiment.problem.score_name
+
+    def inspect(metrics: Mapping[str, float]) -> Shown:
+        tasks = experiment.validation_tasks()
+        found = experiment.meta_loss.inspect(tasks, steps)
+        warn(collapse_warnings(experiment.learner, experiment.meta_loss.starts(tasks)[0]))
+        before, after = (metrics.get(f"validation/{score}/step_{step}") for step in (0, steps))
+        if before is not None and after is not None:
+            warn([gap_warning(metrics[f"{score}/step_{steps}"], before, after)])
+        return Shown(found.metrics(), *shown_gammas(found.gamma, pictures(experiment)))
+
+    return inspect
+
+
+def launch(name: str, options: RunOptions, pictures: Pictures) -> int:
     """Train, or continue, one run; then evaluate it on held-out tasks and draw its pictures.
 
     Args:
         name: the launcher's, for the default folder and the command that resumes.
         options: parsed.
-        draw: the problem's own pictures, into the run's folder.
+        pictures: the problem's own.
     Returns:
         The exit status.
     """
@@ -144,7 +171,8 @@ def launch(name: str, options: RunOptions, draw: Callable[[MetaSupervised, Path]
         experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
         evaluation = options.evaluate(experiment, folder, settings.seed)
         evaluation.save(folder / "evaluation.json")
-        draw(experiment, folder)
+        for picture, figure in pictures(experiment).items():
+            save(figure, folder / f"{picture}.png")
         print("\n".join(filter(None, [evaluation.table(), options.notes(evaluation)])))
 
     try:
@@ -160,6 +188,8 @@ def launch(name: str, options: RunOptions, draw: Callable[[MetaSupervised, Path]
             log_every=options.log_every,
             higher_is_better=problem.higher_is_better,
             keep_best=options.keep_best,
+            inspect=inspector(experiment, pictures) if options.inspect_every else None,
+            inspect_every=options.inspect_every or 1,
         )
     finally:
         experiment.close()

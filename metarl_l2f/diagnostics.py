@@ -3,7 +3,6 @@
 Pure functions of gradients and losses; whoever trains or evaluates calls them. Sections and figures are L2F's.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -78,7 +77,7 @@ def gradient_cosines(before: Params, after: Params) -> dict[str, Tensor]:
 class Landscape(NamedTuple):
     """The loss around one inner step (Figure 2; Santurkar et al. 2018); over tasks, stacked: (N, ...).
 
-    Measured at the points θ − η d of a grid of S distances η along a direction d, usually the inner gradient.
+    Measured at the points θ − η d of a grid of S distances η, d the inner step itself: η = 1 is where it goes.
     """
 
     losses: Tensor
@@ -97,14 +96,18 @@ class Landscape(NamedTuple):
         return self.gradient_changes.amax(-1) - self.gradient_changes.amin(-1)
 
 
-def landscape(loss: Loss, params: Params, direction: Params, distances: Tensor) -> Landscape:
+STEP_GRID = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+"""From half to four times an inner step, as Santurkar et al. look ahead."""
+
+
+def landscape(loss: Loss, params: Params, direction: Params, distances: Sequence[float] = STEP_GRID) -> Landscape:
     """What a gradient step would meet: loss and gradient at θ − η d for every distance η, for one task (Figure 2).
 
     Args:
         loss: of the task.
         params: θ, where the step starts.
-        direction: d, by name; parameters without one stay.
-        distances: (S,) positive step sizes η. `step_grid` gives those of Santurkar et al.
+        direction: d, by name, such as α ∇L; parameters without one stay.
+        distances: η, S positive numbers.
     """
     here = grad(loss)(params)
     length = torch.cat([d.flatten() for d in direction.values()]).norm()
@@ -115,19 +118,9 @@ def landscape(loss: Loss, params: Params, direction: Params, distances: Tensor) 
         losses.append(value)
         changes.append(torch.cat([(gradients[n] - here[n]).flatten() for n in params]).norm())
     change = torch.stack(changes)
-    tiny = torch.finfo(change.dtype).tiny  # a gradient of 0 goes nowhere: smoothness 0, not NaN
-    return Landscape(torch.stack(losses), change, (change / (distances * length).clamp_min(tiny)).amax())
-
-
-def step_grid(inner_lr: float, points: int = 8) -> Tensor:
-    """Distances from half to four times an inner step size, evenly spaced: (points,).
-
-    Raises:
-        ValueError: the step size is not positive, or there are no points.
-    """
-    if not (math.isfinite(inner_lr) and inner_lr > 0 and points > 0):
-        raise ValueError(f"a grid needs a positive step size and 1 or more points, got {inner_lr} and {points}")
-    return inner_lr * torch.linspace(0.5, 4.0, points)
+    walked = length * torch.tensor(distances, dtype=length.dtype)
+    tiny = torch.finfo(change.dtype).tiny  # a direction of 0 goes nowhere: smoothness 0, not NaN
+    return Landscape(torch.stack(losses), change, (change / walked.clamp_min(tiny)).amax())
 
 
 def manual_attenuation(learner: L2F, factors: Sequence[float], score: Callable[[], float]) -> dict[str, list[float]]:
@@ -189,6 +182,50 @@ def learned_step_sizes(learner: L2F) -> dict[str, float]:
 
 FORGOTTEN, KEPT = 0.01, 0.99
 """γ below the one forgets a tensor, γ above the other leaves it alone."""
+
+
+class Inspection(NamedTuple):
+    """What L2F argues about, measured on N tasks."""
+
+    gamma: Params
+    """By attenuated tensor, (N, entries); empty for MAML."""
+    conflict: Params
+    """By layer and for the network, radians, (N,): `conflict_by_task`."""
+    cosine: Params
+    """By layer and for the network, (N,): `gradient_cosines` from θ to the adapted parameters."""
+    landscape: Landscape
+    """Around the first inner step from θ̄, (N, ...)."""
+
+    def metrics(self) -> dict[str, float]:
+        """Means over tasks, by tag (`docs/metrics.md`)."""
+        return {
+            **{f"gradient_cosine/{layer}": float(cosines.mean()) for layer, cosines in self.cosine.items()},
+            "landscape/loss_range": float(self.landscape.loss_range().mean()),
+            "landscape/gradient_change_range": float(self.landscape.gradient_change_range().mean()),
+            "landscape/smoothness": float(self.landscape.smoothness.mean()),
+        }
+
+
+LARGE_GAP = 0.5
+"""Part of what adaptation gains on held-out tasks."""
+
+
+def gap_warning(trained: float, before: float, after: float) -> str | None:
+    """Whether held-out tasks lag far behind the tasks of training; one sentence if they do.
+
+    Args:
+        trained: score of training tasks after adaptation.
+        before: score of held-out tasks before adaptation.
+        after: and after it.
+    """
+    lost, gained = abs(trained - after), abs(after - before)
+    worse = (trained - after) * (after - before) > 0  # training scores lie further in the direction of adaptation
+    if not (worse and lost > LARGE_GAP * gained):
+        return None
+    return (
+        f"tasks of training score {trained:.4g} after adaptation, held-out ones {after:.4g}, from {before:.4g} before: "
+        "the gap is large beside what adaptation gains; more or more varied training tasks would help"
+    )
 
 
 def collapse_warnings(learner: L2F, gamma: Tensor) -> list[str]:

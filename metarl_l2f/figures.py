@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -59,6 +60,7 @@ TASKS_SHOWN = 5
 SHOTS_SHOWN, QUERIES_SHOWN = 2, 10  # Images of each class at most.
 RIGHT, WRONG = "#0072B2", "#D55E00"  # Frames of images that were told right, and wrong.
 SINUSOID_PANEL = 1.5  # Inches of height.
+HEATMAP_ROW = 0.18  # Inches of height.
 LEGEND_HEIGHT = 0.5  # Inches above the panels.
 FARTHEST = 1.5  # Panels end so many times as far out as the farthest goal, lest one stray path dwarf the rest.
 
@@ -589,6 +591,38 @@ def _finish_panel(axes: Axes) -> None:
     for spine in axes.spines.values():
         spine.set(color=FRAME, linewidth=0.8)
     axes.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, color=FRAME, width=0.8, length=3)
+
+
+# --- Attenuation ---
+
+
+def gamma_heatmap(gamma: Mapping[str, Tensor], *, width: float = 5.0) -> Figure:
+    """Draw how much of each tensor is kept for each task: a row a tensor, a column a task, in order of their mean.
+
+    Args:
+        gamma: by tensor, (N, entries); the mean over its entries is drawn.
+        width: of the picture, inches.
+    """
+    if not gamma:
+        raise ValueError("gamma is empty: MAML attenuates nothing; draw a run of L2F")
+    rows = torch.stack([values.mean(1) for values in gamma.values()]).numpy()
+    rows = rows[:, rows.mean(0).argsort()]
+    figure = Figure(figsize=(width, 0.9 + HEATMAP_ROW * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(rows, aspect="auto", cmap="viridis", vmin=min(0.0, rows.min()), vmax=max(1.0, rows.max()))
+    axes.set_yticks(
+        range(len(gamma)),
+        [f"{name}  {row.mean():.2f} ± {row.std():.2f}" for name, row in zip(gamma, rows, strict=True)],
+    )
+    axes.set_xticks([])
+    axes.set_xlabel(f"{rows.shape[1]} tasks, in order of their mean γ", fontsize=TEXT_SIZE, color=INK)
+    axes.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label("γ: 1 keeps, 0 forgets", fontsize=SMALL_SIZE, color=INK)
+    bar.ax.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, length=2)
+    bar.outline.set_visible(False)
+    return figure
 
 
 # --- Images ---

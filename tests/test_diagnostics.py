@@ -9,13 +9,14 @@ from torch.func import vmap
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop
 from metarl_l2f.diagnostics import (
+    STEP_GRID,
     collapse_warnings,
     conflict_by_task,
     degree_of_conflict,
+    gap_warning,
     gradient_cosines,
     landscape,
     manual_attenuation,
-    step_grid,
 )
 
 
@@ -76,7 +77,7 @@ def test_landscape_of_a_quadratic_is_known():
         return 0.5 * (3 * params["x"].square() + params["y"].square())
 
     params = {"x": torch.tensor(1.0), "y": torch.tensor(1.0)}
-    distances = torch.tensor([0.1, 0.2, 0.5])
+    distances = (0.1, 0.2, 0.5)
     found = landscape(loss, params, {"x": torch.tensor(3.0), "y": torch.tensor(1.0)}, distances)
     # L(θ − η d) = ½ (3 (1 − 3η)² + (1 − η)²): 1.14, 0.56, 0.5 at η = 0.1, 0.2, 0.5.
     assert found.losses.tolist() == pytest.approx([1.14, 0.56, 0.5])
@@ -91,26 +92,34 @@ def test_landscape_along_the_steepest_axis_finds_the_largest_eigenvalue():
         return 0.5 * (3 * params["x"].square() + params["y"].square())
 
     params = {"x": torch.tensor(1.0), "y": torch.tensor(0.0)}
-    assert float(landscape(loss, params, {"x": torch.tensor(3.0)}, step_grid(0.1)).smoothness) == pytest.approx(3.0)
+    assert float(landscape(loss, params, {"x": torch.tensor(0.3)}).smoothness) == pytest.approx(3.0)
 
 
 def test_landscape_is_vmapped_over_tasks_and_a_gradient_of_zero_is_no_nan():
     def task(scale):
         params = {"x": torch.tensor([1.0, -1.0])}
-        return landscape(lambda p: scale * p["x"].pow(4).sum(), params, {"x": scale * 4 * params["x"] ** 3}, grid)
+        return landscape(lambda p: scale * p["x"].pow(4).sum(), params, {"x": scale * 0.04 * params["x"] ** 3})
 
-    grid = step_grid(0.01)
     found = vmap(task)(torch.tensor([0.0, 1.0, 2.0]))
     assert found.losses.shape == (3, 8) and found.smoothness[0] == 0
     for row, scale in enumerate((0.0, 1.0, 2.0)):
         torch.testing.assert_close(found.losses[row], task(torch.tensor(scale)).losses)
 
 
-def test_the_grid_spans_half_to_four_steps():
-    assert step_grid(0.2, 8).tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
-    for wrong in ((0.0, 8), (math.nan, 8), (0.1, 0)):
-        with pytest.raises(ValueError, match="a grid needs a positive step size and 1 or more points"):
-            step_grid(*wrong)
+def test_the_grid_looks_from_half_a_step_to_four():
+    def loss(params):
+        return params["x"]
+
+    found = landscape(loss, {"x": torch.tensor(0.0)}, {"x": torch.tensor(1.0)})
+    assert found.losses.tolist() == [-0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0] == [-eta for eta in STEP_GRID]
+    assert float(found.smoothness) == 0.0
+
+
+def test_a_large_gap_between_training_and_held_out_tasks_is_said():
+    assert gap_warning(0.95, before=0.2, after=0.9) is None
+    assert "the gap is large" in gap_warning(0.95, before=0.2, after=0.4)  # lost 0.55 of 0.2
+    assert "the gap is large" in gap_warning(0.1, before=3.0, after=2.0)  # an error: less is better
+    assert gap_warning(0.5, before=0.2, after=0.9) is None  # held-out tasks are the easier ones
 
 
 # ---- attenuation --------------------------------------------------------------------------------------------------

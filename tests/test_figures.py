@@ -574,3 +574,19 @@ def test_an_episode_shows_which_images_were_told_right():
     right, wrong = (matplotlib.colors.to_rgba(colour) for colour in ("#0072B2", "#D55E00"))
     assert frames[1:3] == [right, wrong] and frames[4:] == [right, right]
     assert figure.legends[0].get_title().get_text() == "accuracy in this episode: 50 % before adaptation, 75 % after"
+
+
+# --- Attenuation ---
+
+
+def test_the_heatmap_has_a_row_a_tensor_and_its_tasks_in_order():
+    gamma = {"a": torch.tensor([[0.9, 0.7], [0.2, 0.4], [0.5, 0.5]]), "b": torch.tensor([[0.3], [0.1], [0.2]])}
+    axes = figures.gamma_heatmap(gamma).axes[0]
+    # Means of a: 0.8, 0.3, 0.5; with b's: 0.55, 0.2, 0.35 a task, so the order is 1, 2, 0.
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.3, 0.5, 0.8], [0.1, 0.2, 0.3]], atol=1e-6)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a  0.53 ± 0.21", "b  0.20 ± 0.08"]
+
+
+def test_maml_has_no_heatmap():
+    with pytest.raises(ValueError, match="MAML attenuates nothing; draw a run of L2F"):
+        figures.gamma_heatmap({})

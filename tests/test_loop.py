@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from metarl_l2f.training import (
     CheckpointError,
@@ -27,6 +28,7 @@ from metarl_l2f.training import (
     metrics,
     train,
 )
+from metarl_l2f.training.metrics import Shown
 
 PACKAGE = str(Path(checkpoint.__file__).parent)
 
@@ -478,3 +480,29 @@ def test_a_run_of_an_earlier_version_is_refused(tmp_path):
     checkpoint.save(tmp_path / "checkpoint.pt", state)
     with pytest.raises(CheckpointError, match="earlier version of metarl_l2f; resume it with that version"):
         run(tmp_path, resume=True, iterations=6)
+
+
+def looks(walk):
+    """An inspection that counts: what it was given, and the walk's steps."""
+    return lambda line: Shown({"seen": walk.steps + line["return/step_1"]}, {"values": torch.arange(3).numpy()}, {})
+
+
+def test_a_run_is_looked_at_every_so_often_and_at_its_end(tmp_path):
+    walk = Walk()
+    run(tmp_path, walk, inspect=looks(walk), inspect_every=2)
+    lines = metrics.read(tmp_path)
+    assert [line["iteration"] for line in lines if "seen" in line] == [2, 4, 5]
+    assert all(line["seen"] == line["iteration"] + line["return/step_1"] for line in lines if "seen" in line)
+    events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    assert [event.step for event in events.Histograms("values")] == [2, 4, 5]
+
+
+def test_looking_changes_nothing_but_the_lines_and_resumes_too(tmp_path, unbroken):
+    walk, first, then = Walk(), Walk(), Walk()
+    run(tmp_path / "whole", walk, inspect=looks(walk), inspect_every=2)
+    run(tmp_path / "halves", first, iterations=3, inspect=looks(first), inspect_every=2)
+    run(tmp_path / "halves", then, resume=True, inspect=looks(then), inspect_every=2)
+    whole, halves = left_by(tmp_path / "whole"), left_by(tmp_path / "halves")
+    assert whole["checkpoint.pt"] == halves["checkpoint.pt"] == unbroken["checkpoint.pt"]
+    seen = [line for line in metrics.read(tmp_path / "halves") if line["iteration"] != 3]
+    assert seen == [line for line in metrics.read(tmp_path / "whole") if line["iteration"] != 3]

@@ -431,3 +431,32 @@ def test_a_network_that_is_no_policy_is_refused():
 def test_threads_must_be_positive():
     with pytest.raises(ValueError, match="threads must be a positive number, got 0"):
         build(threads=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["MAML", "L2F, gradient at θ", "L2F, gradient at θ̄", "L2F, σ kept", "MAML, discrete, two learned steps"]
+)
+def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(name):
+    meta = build(**VARIANTS[name])
+    learner, steps = meta.learner, meta.learner.inner.inner_steps
+    rollouts = collected(meta, steps)
+    found = meta.inspect(rollouts)
+    metrics = found.metrics()
+    assert all(math.isfinite(value) for value in metrics.values()) and metrics["landscape/loss_range"] > 0
+    theta = {name: p.detach() for name, p in learner.theta.items()}
+    for number in range(TASKS):
+        data = task_of(rollouts.data, number)
+        start = {name: values[number] for name, values in rollouts.start.params.items()}
+        adapted = {name: values[number] for name, values in rollouts.params[-1].items()}
+        gradient = torch.func.grad(meta.loss(data.first))
+        before, after = gradient(theta), torch.func.grad(meta.loss(data.post))(adapted)
+        flat = [torch.cat([one[n].flatten() for n in theta]).double() for one in (before, after)]
+        cosine = float(flat[0] @ flat[1] / flat[0].norm() / flat[1].norm())
+        assert float(found.cosine["network"][number]) == pytest.approx(cosine, abs=1e-5)
+        # A step further along the inner step: the ratio's loss where twice the step leads.
+        direction = before if meta.gradient_at_init else gradient(start)
+        there = {n: p - 2 * learner.alpha(0)[n] * direction[n] for n, p in start.items()}
+        old = meta.policy(theta, data.first.observations)
+        loss = surrogate_loss(meta.policy(there, data.first.observations), old, data.first)
+        assert float(found.landscape.losses[number, 3]) == pytest.approx(float(loss.detach()), abs=1e-5)
+    assert found.gamma.keys() == set(learner.attenuated_names)

@@ -3,12 +3,14 @@
 import itertools
 import math
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop
+from metarl_l2f.diagnostics import degree_of_conflict
 from metarl_l2f.networks import MLP
 from metarl_l2f.shards import rows_of
 from metarl_l2f.supervised.episodes import Task
@@ -19,7 +21,7 @@ from metarl_l2f.supervised.experiment import (
     cosine,
     multi_step_weights,
 )
-from metarl_l2f.supervised.meta_loss import MetaLoss, adapt_to, meta_loss
+from metarl_l2f.supervised.meta_loss import MetaLoss, adapt_to, meta_loss, support_loss
 from metarl_l2f.supervised.sinusoid import (
     EVALUATION_POINTS,
     FREQUENCIES,
@@ -151,6 +153,26 @@ def test_vmapped_tasks_equal_a_loop_over_them(method):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(vmapped.evaluate(tasks, 3), looped.evaluate(tasks, 3), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["maml", "l2f"])
+def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(method):
+    meta, tasks = build(method)
+    learner, found = meta.learner, meta.inspect(tasks, 2)
+    for number in range(len(tasks.support)):
+        loss = partial(support_loss, learner, meta.problem, rows_of(tasks, number), 0)
+        path, start = adapt_to(learner, meta.problem, rows_of(tasks, number), 2)
+        before, after = torch.func.grad(loss)(learner.theta), torch.func.grad(loss)(path[-1])
+        flat = [torch.cat([one[n].flatten() for n in before]).detach() for one in (before, after)]
+        torch.testing.assert_close(found.cosine["network"][number], flat[0] @ flat[1] / flat[0].norm() / flat[1].norm())
+        there = {n: path[0][n] - 2 * (path[0][n] - path[1][n]) for n in path[0]}  # fourth of the grid: two steps far
+        torch.testing.assert_close(found.landscape.losses[number, 3], loss(there).detach())
+        if method == "l2f":
+            kept = torch.cat([found.gamma[name][number] for name in learner.attenuated_names])
+            torch.testing.assert_close(kept, start.gamma.detach())
+    gamma, gradients = meta.starts(tasks)
+    torch.testing.assert_close(found.conflict["network"].mean().item(), degree_of_conflict(gradients)["network"])
+    assert (method == "l2f") == bool(found.gamma) and len(gamma) == len(tasks.support)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # PyTorch's own

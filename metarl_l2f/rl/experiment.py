@@ -214,11 +214,14 @@ class MetaRL:
 
     def validate(self, iteration: int) -> dict[str, float]:
         """Returns after 0 … k inner steps on the run's validation tasks, the same at every call."""
+        return {f"validation/{tag}": value for tag, value in _returns(self.validation_rollouts()[0]).items()}
+
+    def validation_rollouts(self) -> tuple[Rollouts, Any]:
+        """Episodes on the run's validation tasks, always the same with the same noise, and the tasks."""
         seed, count = self.settings.seed, self.settings.tasks_per_batch
         tasks = self.meta.sampler.sample_tasks(count, generator(seed, Stream.VALIDATION, 0))
         keyed = partial(_generators, seed, Stream.VALIDATION, 1, count)
-        rollouts = self.meta.collect(tasks, keyed, self.settings.inner.inner_steps)
-        return {f"validation/{tag}": value for tag, value in _returns(rollouts).items()}
+        return self.meta.collect(tasks, keyed, self.settings.inner.inner_steps), tasks
 
     def evaluate(self, tasks: Sequence[Any], episodes: int, steps: int, seed: int) -> Rollouts:
         """Roll out, adapt, roll out … on given tasks, for any number of inner steps, without learning.

@@ -20,6 +20,7 @@ from torch.func import vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core import L2F, Params, Start
+from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape
 from ..networks import Distribution, Policy
 from ..shards import Shards, joined
 from .baseline import fit_values
@@ -199,6 +200,37 @@ class MetaTRPO:
             episodes.append(sampled)
             played.append(params)
         return Rollouts(episodes, MetaData(first, tuple(inner), batch), start, played, env_steps)
+
+    def inspect(self, rollouts: Rollouts) -> Inspection:
+        """Conflict, γ, gradients before and after adaptation, and the landscape around the first inner step, by task.
+
+        The landscape is that of −E[π(a|o) / π_θ(a|o) A] on the episodes of π_θ, whose gradient at θ is REINFORCE's.
+        """
+
+        @torch.no_grad()
+        def shard(parts: tuple[Batch, Batch, Start, Params]) -> tuple[Params, Landscape]:
+            def task(first: Batch, post: Batch, start: Start, adapted: Params) -> tuple[Params, Landscape]:
+                loss = self.loss(first)
+                gradients = start.gradients if self.gradient_at_init else self.learner.gradients(loss, start.params)
+                after = self.learner.gradients(self.loss(post), adapted, list(start.gradients))
+                direction = {n: self.learner.alpha(0)[n] * gradients[n] for n in self.learner.adapted_names}
+                played = self.policy(self.learner.theta, first.observations)
+
+                def around(params: Params) -> Tensor:  # the inner loss is 0 wherever it is stood on; this one is not
+                    return surrogate_loss(self.policy(params, first.observations), played, first)
+
+                return after, landscape(around, start.params, direction)
+
+            return vmap(task)(*parts)
+
+        data, start = rollouts.data, rollouts.start
+        after, around = joined(self.shards.map(shard, (data.first, data.post, start, rollouts.params[-1])))
+        return Inspection(
+            self.learner.gammas_by_tensor(start.gamma) if self.learner.attenuation else {},
+            conflict_by_task(start.gradients),
+            gradient_cosines(start.gradients, after),
+            around,
+        )
 
     def batch(self, episodes: Episodes) -> Batch:
         """Episodes → samples with standardised advantages over a per-task baseline."""

@@ -187,14 +187,18 @@ class MetaSupervised:
     def validate(self, iteration: int) -> dict[str, float]:
         """Scores after 0 … k inner steps on the run's validation tasks, the same at every call."""
         settings = self.settings
-        tasks = self.problem.sample("val", generator(settings.seed, Stream.VALIDATION, 0), settings.validation_tasks)
-        scores, losses, _ = self.meta_loss.evaluate(tasks, settings.inner.inner_steps)
+        scores, losses, _ = self.meta_loss.evaluate(self.validation_tasks(), settings.inner.inner_steps)
         means = {self.problem.score_name: scores.mean(0), "loss": losses.mean(0)}
         return {
             f"validation/{tag}/step_{step}": float(value)
             for tag, by_step in means.items()
             for step, value in enumerate(by_step)
         }
+
+    def validation_tasks(self) -> Task:
+        """The run's validation tasks, always the same."""
+        settings = self.settings
+        return self.problem.sample("val", generator(settings.seed, Stream.VALIDATION, 0), settings.validation_tasks)
 
     def evaluate(
         self, tasks: int, steps: int, seed: int, split: Split = "test", states: Sequence[dict[str, Any]] = ()
@@ -288,6 +292,6 @@ class MetaSupervised:
         self.optimiser.step()
 
     def _diagnostics(self, tasks: Any, gamma: Tensor) -> dict[str, float]:
-        conflict = degree_of_conflict(self.meta_loss.support_gradients(tasks))
+        conflict = degree_of_conflict(self.meta_loss.starts(tasks)[1])
         metrics = {f"conflict/{layer}": angle for layer, angle in conflict.items()}
         return metrics | gamma_statistics(self.learner, gamma) | learned_step_sizes(self.learner)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from ..core import L2F, Params, Start
+from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape
 from ..shards import Shards, joined, rows_of
 from .episodes import Split, Task
 
@@ -59,13 +60,14 @@ class Adaptation(NamedTuple):
     """(L,), the task's attenuation; (0,) for MAML."""
 
 
+def support_loss(learner: L2F, problem: Problem, task: Task, step: int, params: Params) -> Tensor:
+    """L_D of one task: its support set's loss under parameters that `step` inner steps led to."""
+    return problem.loss(problem.outputs(learner.network, params, task.support, step), task.support_targets)
+
+
 def adapt_to(learner: L2F, problem: Problem, task: Task, steps: int) -> tuple[list[Params], Start]:
     """One task's inner loop on its support set: the parameters after 0 … steps steps, and where they started."""
-
-    def support_loss(step: int, params: Params) -> Tensor:
-        return problem.loss(problem.outputs(learner.network, params, task.support, step), task.support_targets)
-
-    losses = [partial(support_loss, step) for step in range(steps)]
+    losses = [partial(support_loss, learner, problem, task, step) for step in range(steps)]
     return learner.trajectory(losses, prototype=task.prototype if problem.embedding_size else None)
 
 
@@ -170,19 +172,50 @@ class MetaLoss:
         scores, losses, outputs = joined(self.shards.map(chunk, tasks))
         return scores, losses, outputs
 
-    def support_gradients(self, tasks: Task) -> Params:
-        """∇ of every task's support loss at θ, by name, stacked over tasks: what conflict is measured on."""
+    def starts(self, tasks: Task) -> tuple[Tensor, Params]:
+        """Every task's γ (N, L), and ∇ of its support loss at θ, by name, stacked over tasks: what conflict is of."""
 
         @torch.no_grad()
         def chunk(tasks: Task) -> tuple[Tensor, ...]:
-            def task_gradients(task: Task) -> tuple[Tensor, ...]:
+            def task_start(task: Task) -> tuple[Tensor, ...]:
                 _, start = adapt_to(self.learner, self.problem, task, 1)
-                return tuple(start.gradients.values())
+                return (start.gamma, *start.gradients.values())
 
-            return self.over_tasks(task_gradients, tasks)
+            return self.over_tasks(task_start, tasks)
 
-        names = dict.fromkeys(self.learner.attenuated_names + self.learner.adapted_names)
-        return dict(zip(names, joined(self.shards.map(chunk, tasks)), strict=True))
+        gamma, *gradients = joined(self.shards.map(chunk, tasks))
+        return gamma, dict(zip(self._names(), gradients, strict=True))
+
+    def inspect(self, tasks: Task, steps: int) -> Inspection:
+        """Conflict, γ, gradients before and after adaptation, the landscape around the first inner step; by task."""
+        names = self._names()
+
+        @torch.no_grad()
+        def chunk(tasks: Task) -> tuple[Tensor, ...]:
+            def task_ends(task: Task) -> tuple[Tensor, ...]:
+                path, _ = adapt_to(self.learner, self.problem, task, steps)
+                after = self.learner.gradients(
+                    partial(support_loss, self.learner, self.problem, task, steps), path[-1], names
+                )
+                direction = {name: path[0][name] - path[1][name] for name in self.learner.adapted_names}
+                around = landscape(partial(support_loss, self.learner, self.problem, task, 0), path[0], direction)
+                return (*around, *after.values())
+
+            return self.over_tasks(task_ends, tasks)
+
+        gamma, before = self.starts(tasks)
+        ends = joined(self.shards.map(chunk, tasks))
+        around, after = Landscape(*ends[:3]), dict(zip(names, ends[3:], strict=True))
+        return Inspection(
+            self.learner.gammas_by_tensor(gamma) if self.learner.attenuation else {},
+            conflict_by_task(before),
+            gradient_cosines(before, after),
+            around,
+        )
+
+    def _names(self) -> list[str]:
+        """What gradients at θ are taken with respect to."""
+        return list(dict.fromkeys(self.learner.attenuated_names + self.learner.adapted_names))
 
     def _chunk_losses(self, weights: tuple[float, ...]) -> Callable[[Task], Adaptation]:
         """The losses of a chunk of tasks, as a function that is compiled once for each set of weights."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 from tqdm import tqdm
 
 from . import checkpoint
-from .metrics import METRICS_FILE, MetricsLog, read
+from .metrics import METRICS_FILE, MetricsLog, Shown, read
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -104,6 +104,8 @@ def train(
     log_every: int = 1,
     higher_is_better: bool = True,
     keep_best: int = 1,
+    inspect: Callable[[Mapping[str, float]], Shown] | None = None,
+    inspect_every: int = 1,
 ) -> Outcome:
     """Train to a number of iterations, starting or continuing the run in a folder.
 
@@ -124,6 +126,9 @@ def train(
         log_every: write a line of metrics after every so many iterations, their means, and with every validation.
         higher_is_better: whether the best validation is the highest (a return, an accuracy) or the lowest (an error).
         keep_best: with more than 1, keep the states of that many best validations too, each as best_ITERATION.pt.
+        inspect: looks at the experiment as it is, given the metrics of the iteration: further metrics, and what
+            TensorBoard shows. Like an iteration it must depend on nothing but the experiment's state.
+        inspect_every: inspect after every so many iterations, and after the last.
 
     Returns:
         How far the run has come, and whether a signal stopped it.
@@ -141,6 +146,7 @@ def train(
         ("checkpoint_every", checkpoint_every),
         ("log_every", log_every),
         ("keep_best", keep_best),
+        ("inspect_every", inspect_every),
     ):
         if count < 1:
             raise ValueError(f"{name} must be 1 or more, got {count}")
@@ -159,14 +165,17 @@ def train(
             checkpoint.save(path, content | {"experiment": experiment.state_dict()})
 
         log = MetricsLog(directory, resume_from=start if resume else None)
+        if not resume:
+            log.describe(config.get("options", {}), validation_key)
         with log, _StopRequest() as stop, _progress_bar(start, iterations) as bar:
             for iteration in range(start + 1, iterations + 1):
                 last = iteration == iterations
                 improved = False
                 metrics: Mapping[str, float] = experiment.iterate(iteration)
                 bar.set_postfix({progress_key: _entry(metrics, progress_key, "iterate")}, refresh=False)
+                inspecting = inspect is not None and (last or iteration % inspect_every == 0)
                 validating = last or iteration % validate_every == 0
-                writing = validating or iteration % log_every == 0
+                writing = validating or inspecting or iteration % log_every == 0
                 if log_every > 1:
                     window = _added(window, metrics)
                 if writing:
@@ -176,7 +185,10 @@ def train(
                         value = float(_entry(validation, validation_key, "validate"))
                         ranking = _ranked(ranking, iteration, value, higher_is_better)[:keep_best]
                         improved = bool(ranking) and ranking[0]["iteration"] == iteration
-                    log.write(iteration, {**metrics, **validation})
+                    line = {**metrics, **validation}
+                    found = inspect(line) if inspect is not None and inspecting else Shown({}, {}, {})
+                    log.write(iteration, {**line, **found.metrics})
+                    log.show(iteration, found)
                 stopping = stop.signum is not None
                 if improved:
                     keep(directory / BEST_FILE)

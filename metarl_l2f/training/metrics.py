@@ -7,13 +7,48 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, SupportsFloat
+from typing import Any, NamedTuple, Self, SupportsFloat
 
+import numpy as np
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from .checkpoint import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+
+BOARD = {
+    "Scores": {
+        "return by inner step": ["Multiline", [r"^return/step_"]],
+        "validation by inner step": ["Multiline", [r"^validation/(return|mse|accuracy)/step_"]],
+    },
+    "Attenuation": {
+        "γ by tensor, mean over tasks": ["Multiline", [r"^gamma/.*/mean$"]],
+        "γ by tensor, standard deviation over tasks": ["Multiline", [r"^gamma/.*/std$"]],
+    },
+    "Conflict": {
+        "conflict by layer, radians": ["Multiline", [r"^conflict/"]],
+        "cosine of gradients before and after adaptation": ["Multiline", [r"^gradient_cosine/"]],
+    },
+    "Landscape of the inner loss": {
+        "range of the loss": ["Multiline", [r"^landscape/loss_range$"]],
+        "range of the gradient's change": ["Multiline", [r"^landscape/gradient_change_range$"]],
+        "smoothness": ["Multiline", [r"^landscape/smoothness$"]],
+    },
+}
+"""What TensorBoard's tab of custom scalars shows: chapters of charts, each with the tags that it gathers."""
+
+
+class Shown(NamedTuple):
+    """What a look at a run in training found, beyond the metrics of every iteration."""
+
+    metrics: Mapping[str, SupportsFloat]
+    """Further numbers of the iteration, by tag."""
+    histograms: Mapping[str, np.ndarray]
+    """Many numbers by tag; TensorBoard only."""
+    pictures: Mapping[str, Figure]
+    """By tag; TensorBoard only."""
 
 
 class MetricsLog:
@@ -63,6 +98,25 @@ class MetricsLog:
             self._board.add_scalar(tag, value, iteration)
         self._board.flush()
 
+    def show(self, iteration: int, found: Shown) -> None:
+        """Put histograms and pictures into TensorBoard; the metrics are for `write`."""
+        for tag, values in found.histograms.items():
+            self._board.add_histogram(tag, np.asarray(values), iteration)
+        for tag, figure in found.pictures.items():
+            self._board.add_figure(tag, figure, iteration, close=False)
+        self._board.flush()
+
+    def describe(self, options: Mapping[str, Any], metric: str) -> None:
+        """Tell TensorBoard how to gather tags into charts, and what to list runs by in its tab of hyper-parameters.
+
+        Args:
+            options: of the run; JSON values, nested as they may be.
+            metric: the tag that runs are compared by.
+        """
+        self._board.add_custom_scalars(BOARD)
+        for summary in hparams(_flat(options), {metric: math.nan}):
+            self._board._get_file_writer().add_summary(summary)
+
     def close(self) -> None:
         """Close the TensorBoard file; metrics.jsonl is open only while a line is written."""
         self._board.close()
@@ -90,6 +144,17 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     path = Path(path)
     return [entry for _, entry in _entries(path / METRICS_FILE if path.is_dir() else path)]
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, bool | float | str]:
+    """Nested options as a flat dict of what TensorBoard can list, named as in settings/inner/inner_lr."""
+    flat: dict[str, bool | float | str] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return flat
 
 
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
