@@ -1,7 +1,6 @@
 """L2F against MAML, paired: same seeds, held-out tasks and noise, from finished run folders of one launcher."""
 
 import csv
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,11 @@ import tyro
 from metarl_l2f import MetaRL
 from metarl_l2f.evaluation import Evaluation, mean_interval, paired_differences, task_groups
 from metarl_l2f.figures import learning_curve, save
+from metarl_l2f.launchers.kinds import REINFORCEMENT
 from metarl_l2f.launchers.meta_rl import evaluate, load_run
 from metarl_l2f.launchers.run import read_config
 from metarl_l2f.training import checkpoint, metrics
+from metarl_l2f.training.config import from_json
 from metarl_l2f.training.loop import BEST_FILE
 
 
@@ -103,11 +104,12 @@ def main() -> None:
 
 def draw(method: str, run: Path, options: Options) -> None:
     """The launcher's own pictures of one run, named after the method."""
-    launcher = importlib.import_module(f"metarl_l2f.launchers.{read_config(run)['launcher']}")
+    config = read_config(run)
+    pictured = from_json(REINFORCEMENT[config["launcher"]], config["options"])
     experiment = load(run, options)
     _, rollouts, tasks = evaluate(experiment, 40, 20, options.steps, experiment.settings.seed)
     experiment.close()
-    for name, figure in launcher.pictures(rollouts, tasks).items():
+    for name, figure in pictured.pictures(rollouts, tasks).items():
         save(figure, options.out / f"{name}_{method}.png")
 
 

@@ -4,10 +4,14 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from metarl_l2f.launchers.locomotion import settings, speeds
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, Pictures, RunOptions, launch
+from matplotlib.figure import Figure
+
+from metarl_l2f.figures import running_speeds
+from metarl_l2f.launchers.locomotion import settings
+from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings
+from metarl_l2f.rl.meta_trpo import Rollouts
 
 FORWARD_SPEED = 13  # Column of the observation without x and y, m/s.
 
@@ -36,17 +40,20 @@ class Ant(RunOptions):
         }[self.goals]
         return f"metarl_l2f/{name}-v0", {**arguments, "horizon": self.settings.horizon}
 
-    def pictures(self) -> Pictures:
-        """Of speeds."""
-        name = "direction asked for" if self.goals == "direction" else "goal speed, m/s"
-        return speeds(FORWARD_SPEED, name, goals_are_speeds=self.goals == "velocity")
+    def pictures(self, rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
+        """Speeds before and after each inner step."""
+        speeds = self.goals == "velocity"
+        name = "goal speed, m/s" if speeds else "direction asked for"
+        figure = running_speeds(
+            rollouts.episodes, tasks, speed_column=FORWARD_SPEED, task_name=name, goals_are_speeds=speeds
+        )
+        return {"speeds": figure}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        options = parse(Ant(), arguments)
-        return launch("ant", options, options.pictures())
+        return launch("ant", parse(Ant(), arguments))
     except USER_ERRORS as error:
         return fail(error)
 

@@ -4,10 +4,14 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from metarl_l2f.launchers.locomotion import settings, speeds
+from matplotlib.figure import Figure
+
+from metarl_l2f.figures import running_speeds
+from metarl_l2f.launchers.locomotion import settings
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
 from metarl_l2f.rl.experiment import MetaRLSettings
+from metarl_l2f.rl.meta_trpo import Rollouts
 
 FORWARD_SPEED = 8  # Column of the observation, m/s.
 
@@ -32,14 +36,16 @@ class CheetahDir(RunOptions):
             "horizon": self.settings.horizon,
         }
 
-
-pictures = speeds(FORWARD_SPEED, "direction asked for")
+    def pictures(self, rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
+        """Speeds before and after each inner step."""
+        figure = running_speeds(rollouts.episodes, tasks, speed_column=FORWARD_SPEED, task_name="direction asked for")
+        return {"speeds": figure}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("cheetah_dir", parse(CheetahDir(), arguments), pictures)
+        return launch("cheetah_dir", parse(CheetahDir(), arguments))
     except USER_ERRORS as error:
         return fail(error)
 

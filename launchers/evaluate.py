@@ -9,16 +9,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from metarl_l2f.evaluation import Comparison, Evaluation
-from metarl_l2f.launchers import image_classification, leo, meta_rl, prototypes, sinusoid, supervised
+from metarl_l2f.launchers import meta_rl, supervised
+from metarl_l2f.launchers.kinds import SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
 from metarl_l2f.launchers.run import fail, quiet_machine, read_config
-
-SUPERVISED: dict[str, type[supervised.RunOptions]] = {
-    "sinusoid": sinusoid.Sinusoid,
-    "image_classification": image_classification.ImageClassification,
-}
-NOT_HERE = (leo.NAME, prototypes.NAME)
-"""Launchers whose runs are evaluated at their own end only."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +65,7 @@ def evaluated(run: Path, options: Options, seed: int | None) -> Evaluation:
     Raises:
         ValueError: the folder holds no run that can be evaluated here.
     """
-    launcher = read_config(run)["launcher"]
-    if launcher in NOT_HERE:
-        raise ValueError(f"{run} is a run of {launcher}.py, which evaluates at its end only")
+    launcher = launcher_of(run)
     if launcher in SUPERVISED:
         chosen, learner = supervised.load_run(
             SUPERVISED[launcher], run, options.checkpoint, options.threads, options.later_lr_factor

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import sys
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -129,20 +128,18 @@ class ImageClassification(RunOptions):
             "the standard deviation of single answers, not an interval)"
         )
 
-
-def pictures(options: ImageClassification, experiment: MetaSupervised) -> dict[str, Figure]:
-    """One held-out episode: what it learns from, and what it makes of new images."""
-    random = generator(options.settings.seed, Stream.EVALUATION)
-    task = experiment.problem.sample("test", random, 1)
-    _, _, outputs = experiment.meta_loss.evaluate(task, options.settings.inner.inner_steps)
-    return {"episode": few_shot_episode(task, outputs)}
+    def pictures(self, experiment: MetaSupervised) -> dict[str, Figure]:
+        """One held-out episode: what it learns from, and what it makes of new images."""
+        random = generator(self.settings.seed, Stream.EVALUATION)
+        task = experiment.problem.sample("test", random, 1)
+        _, _, outputs = experiment.meta_loss.evaluate(task, self.settings.inner.inner_steps)
+        return {"episode": few_shot_episode(task, outputs)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        options = parse(ImageClassification(), arguments)
-        return launch("image_classification", options, partial(pictures, options))
+        return launch("image_classification", parse(ImageClassification(), arguments))
     except USER_ERRORS as error:
         return fail(error)
 

@@ -1,14 +1,8 @@
-"""What the launchers of running bodies share: settings, and the picture of their speeds."""
-
-from typing import Any
-
-from matplotlib.figure import Figure
+"""What the launchers of running bodies share: their settings."""
 
 from metarl_l2f.core import Attenuation, InnerLoop
-from metarl_l2f.figures import running_speeds
-from metarl_l2f.launchers.meta_rl import Pictures
 from metarl_l2f.rl.experiment import MetaRLSettings, PolicyNetwork
-from metarl_l2f.rl.meta_trpo import PolicyGradient, Rollouts
+from metarl_l2f.rl.meta_trpo import PolicyGradient
 from metarl_l2f.rl.trpo import TrustRegion
 
 
@@ -29,19 +23,3 @@ def settings() -> MetaRLSettings:
         gradient=PolicyGradient(discount=0.99, gae_lambda=0.95),
         region=TrustRegion(max_kl=0.05),
     )
-
-
-def speeds(speed_column: int, task_name: str, goals_are_speeds: bool = False) -> Pictures:
-    """A picture of speeds before and after each inner step; arguments as of `figures.running_speeds`."""
-
-    def pictures(rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
-        figure = running_speeds(
-            rollouts.episodes,
-            tasks,
-            speed_column=speed_column,
-            task_name=task_name,
-            goals_are_speeds=goals_are_speeds,
-        )
-        return {"speeds": figure}
-
-    return pictures

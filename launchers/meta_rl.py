@@ -33,13 +33,17 @@ class RunOptions(run.RunOptions):
     settings: MetaRLSettings = field(default_factory=MetaRLSettings)
     """What is learned, and how."""
 
-    inspect_every: int = 50
+    inspect_every: int = 100
     """Meta-iterations between two looks at conflict, attenuation and the landscape of the inner loss on the validation
     tasks, with pictures in TensorBoard; 0 looks never."""
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         """The environment's id and arguments."""
         raise NotImplementedError
+
+    def pictures(self, rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
+        """The domain's own pictures of rollouts on tasks, by name, where it has any."""
+        return {}
 
 
 def load_run(folder: Path, checkpoint: str = "best", threads: int = 1, later_lr_factor: float | None = None) -> MetaRL:
@@ -85,16 +89,7 @@ def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: in
     return Evaluation(scores, protocol, model, held_out), rollouts, held_out
 
 
-Pictures = Callable[[Rollouts, Any], dict[str, Figure]]
-"""A domain's own pictures of rollouts on tasks, by name."""
-
-
-def no_pictures(rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
-    """Of domains without a picture of their own."""
-    return {}
-
-
-def inspector(experiment: MetaRL, pictures: Pictures) -> Callable[[Mapping[str, float]], Shown]:
+def inspector(experiment: MetaRL, options: RunOptions) -> Callable[[Mapping[str, float]], Shown]:
     """Looks at a run in training through its validation tasks: diagnostics, γ, pictures, and warnings."""
     warn, steps = warns_once(), experiment.settings.inner.inner_steps
 
@@ -104,18 +99,17 @@ def inspector(experiment: MetaRL, pictures: Pictures) -> Callable[[Mapping[str, 
         before, after = (float(rollouts.episodes[step].returns().mean()) for step in (0, steps))
         gap = gap_warning(metrics[f"return/step_{steps}"], before, after)
         warn([*collapse_warnings(experiment.learner, rollouts.start.gamma), gap])
-        return Shown(found.metrics(), *shown_gammas(found.gamma, pictures(rollouts, tasks)))
+        return Shown(found.metrics(), *shown_gammas(found.gamma, options.pictures(rollouts, tasks)))
 
     return inspect
 
 
-def launch(name: str, options: RunOptions, pictures: Pictures = no_pictures) -> int:
+def launch(name: str, options: RunOptions) -> int:
     """Train, or continue, one run; then evaluate it on held-out tasks and draw its pictures.
 
     Args:
         name: the launcher's, for the default folder and the command that resumes.
         options: parsed.
-        pictures: the domain's own, if it has any.
     Returns:
         The exit status.
     """
@@ -136,17 +130,17 @@ def launch(name: str, options: RunOptions, pictures: Pictures = no_pictures) -> 
             experiment,
             folder,
             config,
-            lambda: report(experiment, folder, options, pictures),
+            lambda: report(experiment, folder, options),
             validation_key=f"validation/{score}",
             progress_key=score,
-            inspect=inspector(experiment, pictures) if options.inspect_every else None,
+            inspect=inspector(experiment, options) if options.inspect_every else None,
             inspect_every=options.inspect_every or 1,
         )
     finally:
         experiment.close()
 
 
-def report(experiment: MetaRL, folder: Path, options: RunOptions, pictures: Pictures) -> None:
+def report(experiment: MetaRL, folder: Path, options: RunOptions) -> None:
     """Draw the learning curve; evaluate the best checkpoint, write what came out, and print the table."""
     save(learning_curve([folder]), folder / "learning_curve.png")
     if not options.evaluation_tasks:
@@ -157,6 +151,6 @@ def report(experiment: MetaRL, folder: Path, options: RunOptions, pictures: Pict
         experiment, options.evaluation_tasks, settings.episodes_per_task, options.evaluation_steps, settings.seed
     )
     evaluation.save(folder / "evaluation.json")
-    for picture, figure in pictures(rollouts, tasks).items():
+    for picture, figure in options.pictures(rollouts, tasks).items():
         save(figure, folder / f"{picture}.png")
     print(evaluation.table())

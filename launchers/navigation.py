@@ -57,16 +57,15 @@ class Navigation(RunOptions):
             "horizon": self.settings.horizon,
         }
 
-
-def pictures(rollouts: Rollouts, goals: Any) -> dict[str, Figure]:
-    """Paths before and after each inner step."""
-    return {"navigation_paths": navigation_paths(rollouts.episodes, goals)}
+    def pictures(self, rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
+        """Paths before and after each inner step."""
+        return {"navigation_paths": navigation_paths(rollouts.episodes, tasks)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("navigation", parse(Navigation(), arguments), pictures)
+        return launch("navigation", parse(Navigation(), arguments))
     except USER_ERRORS as error:
         return fail(error)
 

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -87,24 +86,23 @@ class Sinusoid(RunOptions):
         }
         return Evaluation(scores.numpy(), protocol, model, score="mse")
 
-
-def pictures(options: Sinusoid, experiment: MetaSupervised) -> dict[str, Figure]:
-    """Fits of some test curves, before adaptation and after every step; another run's below, if one is named."""
-    runs = [experiment, *([] if options.beside is None else [load_run(Sinusoid, options.beside)[1]])]
-    random = generator(options.settings.seed, Stream.EVALUATION)
-    family = options.problem().families["test"]
-    tasks = draw_tasks(family, random, CURVES_DRAWN, options.shots, POINTS_DRAWN, spread_evenly=True)
-    fits = {
-        run.settings.method.upper(): run.meta_loss.evaluate(tasks, run.settings.inner.inner_steps)[2] for run in runs
-    }
-    return {"sinusoid_fit": sinusoid_fit(tasks, fits)}
+    def pictures(self, experiment: MetaSupervised) -> dict[str, Figure]:
+        """Fits of some test curves, before adaptation and after every step; another run's below, if one is named."""
+        runs = [experiment, *([] if self.beside is None else [load_run(Sinusoid, self.beside)[1]])]
+        random = generator(self.settings.seed, Stream.EVALUATION)
+        family = self.problem().families["test"]
+        tasks = draw_tasks(family, random, CURVES_DRAWN, self.shots, POINTS_DRAWN, spread_evenly=True)
+        fits = {
+            run.settings.method.upper(): run.meta_loss.evaluate(tasks, run.settings.inner.inner_steps)[2]
+            for run in runs
+        }
+        return {"sinusoid_fit": sinusoid_fit(tasks, fits)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        options = parse(Sinusoid(), arguments)
-        return launch("sinusoid", options, partial(pictures, options))
+        return launch("sinusoid", parse(Sinusoid(), arguments))
     except USER_ERRORS as error:
         return fail(error)
 

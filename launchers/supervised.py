@@ -13,6 +13,7 @@ from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
 from metarl_l2f.launchers import run
 from metarl_l2f.launchers.run import checkpoint_of, quiet_machine, read_config, read_state, shown_gammas, warns_once
+from metarl_l2f.shards import rows_of
 from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
 from metarl_l2f.supervised.meta_loss import Batching, Problem
 from metarl_l2f.training.checkpoint import load as load_checkpoint
@@ -20,6 +21,8 @@ from metarl_l2f.training.config import from_json
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, ranked_file
 from metarl_l2f.training.metrics import Shown
 
+INSPECTED_TASKS = 25
+"""Validation tasks that a look at a run in training takes."""
 Chosen = TypeVar("Chosen", bound="RunOptions")
 
 
@@ -76,6 +79,10 @@ class RunOptions(run.RunOptions):
         """Scores on held-out tasks after 0 … evaluation_steps inner steps."""
         raise NotImplementedError
 
+    def pictures(self, experiment: MetaSupervised) -> dict[str, Figure]:
+        """The problem's own pictures of what the network makes of tasks, by name."""
+        raise NotImplementedError
+
     def notes(self, evaluation: Evaluation) -> str:
         """What else to print of an evaluation."""
         return ""
@@ -119,33 +126,28 @@ def best_states(folder: Path) -> list[dict[str, Any]]:
     return [load_checkpoint(ranked_file(folder, entry["iteration"]))["experiment"] for entry in ranking]
 
 
-Pictures = Callable[[MetaSupervised], dict[str, Figure]]
-"""A problem's own pictures of what a network makes of tasks, by name."""
-
-
-def inspector(experiment: MetaSupervised, pictures: Pictures) -> Callable[[Mapping[str, float]], Shown]:
+def inspector(experiment: MetaSupervised, options: RunOptions) -> Callable[[Mapping[str, float]], Shown]:
     """Looks at a run in training through its validation tasks: diagnostics, γ, pictures, and warnings."""
     warn, steps, score = warns_once(), experiment.settings.inner.inner_steps, experiment.problem.score_name
 
     def inspect(metrics: Mapping[str, float]) -> Shown:
-        tasks = experiment.validation_tasks()
+        tasks = rows_of(experiment.validation_tasks(), slice(INSPECTED_TASKS))
         found = experiment.meta_loss.inspect(tasks, steps)
         warn(collapse_warnings(experiment.learner, experiment.meta_loss.starts(tasks)[0]))
         before, after = (metrics.get(f"validation/{score}/step_{step}") for step in (0, steps))
         if before is not None and after is not None:
             warn([gap_warning(metrics[f"{score}/step_{steps}"], before, after)])
-        return Shown(found.metrics(), *shown_gammas(found.gamma, pictures(experiment)))
+        return Shown(found.metrics(), *shown_gammas(found.gamma, options.pictures(experiment)))
 
     return inspect
 
 
-def launch(name: str, options: RunOptions, pictures: Pictures) -> int:
+def launch(name: str, options: RunOptions) -> int:
     """Train, or continue, one run; then evaluate it on held-out tasks and draw its pictures.
 
     Args:
         name: the launcher's, for the default folder and the command that resumes.
         options: parsed.
-        pictures: the problem's own.
     Returns:
         The exit status.
     """
@@ -171,7 +173,7 @@ def launch(name: str, options: RunOptions, pictures: Pictures) -> int:
         experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
         evaluation = options.evaluate(experiment, folder, settings.seed)
         evaluation.save(folder / "evaluation.json")
-        for picture, figure in pictures(experiment).items():
+        for picture, figure in options.pictures(experiment).items():
             save(figure, folder / f"{picture}.png")
         print("\n".join(filter(None, [evaluation.table(), options.notes(evaluation)])))
 
@@ -188,7 +190,7 @@ def launch(name: str, options: RunOptions, pictures: Pictures) -> int:
             log_every=options.log_every,
             higher_is_better=problem.higher_is_better,
             keep_best=options.keep_best,
-            inspect=inspector(experiment, pictures) if options.inspect_every else None,
+            inspect=inspector(experiment, options) if options.inspect_every else None,
             inspect_every=options.inspect_every or 1,
         )
     finally:

@@ -62,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with everything on that adds keys."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     flags = "--iterations 1 --tasks-per-batch 2 --episodes-per-task 2 --horizon 4 --hidden-sizes 3 --inner-steps 2 "
-    flags += "--learn-inner-lr --evaluation-tasks 2 --evaluation-steps 1 --threads 1 --log-dir"
+    flags += "--learn-inner-lr --inspect-every 1 --evaluation-tasks 2 --evaluation-steps 1 --threads 1 --log-dir"
     assert navigation.main([*flags.split(), str(folder)]) == 0
     return folder
 
@@ -117,7 +117,7 @@ def test_every_key_of_maml_is_documented():
 def sinusoid_run(tmp_path_factory):
     """A finished supervised run with everything on that adds keys."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    flags = "--iterations 2 --tasks-per-batch 2 --inner-steps 2 --learn-inner-lr --diagnostics-every 1 --threads 1 "
+    flags = "--iterations 2 --tasks-per-batch 2 --inner-steps 2 --learn-inner-lr --diagnostics-every 1 --inspect-every 1 --threads 1 "
     flags += "--evaluation-tasks 2 --evaluation-repeats 2 --log-dir"
     assert sinusoid.main([*flags.split(), str(folder)]) == 0
     return folder

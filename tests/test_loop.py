@@ -487,14 +487,14 @@ def looks(walk):
     return lambda line: Shown({"seen": walk.steps + line["return/step_1"]}, {"values": torch.arange(3).numpy()}, {})
 
 
-def test_a_run_is_looked_at_every_so_often_and_at_its_end(tmp_path):
+def test_a_run_is_looked_at_every_so_often(tmp_path):
     walk = Walk()
     run(tmp_path, walk, inspect=looks(walk), inspect_every=2)
     lines = metrics.read(tmp_path)
-    assert [line["iteration"] for line in lines if "seen" in line] == [2, 4, 5]
+    assert [line["iteration"] for line in lines if "seen" in line] == [2, 4]
     assert all(line["seen"] == line["iteration"] + line["return/step_1"] for line in lines if "seen" in line)
     events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
-    assert [event.step for event in events.Histograms("values")] == [2, 4, 5]
+    assert [event.step for event in events.Histograms("values")] == [2, 4]
 
 
 def test_looking_changes_nothing_but_the_lines_and_resumes_too(tmp_path, unbroken):
@@ -504,5 +504,5 @@ def test_looking_changes_nothing_but_the_lines_and_resumes_too(tmp_path, unbroke
     run(tmp_path / "halves", then, resume=True, inspect=looks(then), inspect_every=2)
     whole, halves = left_by(tmp_path / "whole"), left_by(tmp_path / "halves")
     assert whole["checkpoint.pt"] == halves["checkpoint.pt"] == unbroken["checkpoint.pt"]
-    seen = [line for line in metrics.read(tmp_path / "halves") if line["iteration"] != 3]
-    assert seen == [line for line in metrics.read(tmp_path / "whole") if line["iteration"] != 3]
+    ours, theirs = ([line.get("seen") for line in metrics.read(tmp_path / name)] for name in ("halves", "whole"))
+    assert ours == theirs and any(ours)

@@ -128,7 +128,7 @@ def train(
         keep_best: with more than 1, keep the states of that many best validations too, each as best_ITERATION.pt.
         inspect: looks at the experiment as it is, given the metrics of the iteration: further metrics, and what
             TensorBoard shows. Like an iteration it must depend on nothing but the experiment's state.
-        inspect_every: inspect after every so many iterations, and after the last.
+        inspect_every: inspect after every so many iterations.
 
     Returns:
         How far the run has come, and whether a signal stopped it.
@@ -173,7 +173,7 @@ def train(
                 improved = False
                 metrics: Mapping[str, float] = experiment.iterate(iteration)
                 bar.set_postfix({progress_key: _entry(metrics, progress_key, "iterate")}, refresh=False)
-                inspecting = inspect is not None and (last or iteration % inspect_every == 0)
+                inspecting = inspect is not None and iteration % inspect_every == 0
                 validating = last or iteration % validate_every == 0
                 writing = validating or inspecting or iteration % log_every == 0
                 if log_every > 1:
