@@ -1,16 +1,19 @@
 """Meta-train a network on sinusoid regression: fit a curve from a few points."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import sinusoid_fit
 from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
 from metarl_l2f.launchers.supervised import RunOptions, launch, load_run
+from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
 from metarl_l2f.supervised.sinusoid import FREQUENCIES, Curves, SinusoidProblem, disjoint_curves, draw_tasks
 from metarl_l2f.training.seeding import Stream, generator
@@ -88,15 +91,18 @@ class Sinusoid(RunOptions):
 
     def pictures(self, experiment: MetaSupervised) -> dict[str, Figure]:
         """Fits of some test curves, before adaptation and after every step; another run's below, if one is named."""
-        runs = [experiment, *([] if self.beside is None else [load_run(Sinusoid, self.beside)[1]])]
+        others = [] if self.beside is None else [load_run(Sinusoid, self.beside)[1]]
+        return {"sinusoid_fit": sinusoid_fit(*self.fits([experiment, *others]))}
+
+    def fits(self, experiments: Sequence[MetaSupervised]) -> tuple[Task, dict[str, Tensor]]:
+        """Some test curves, and what trained networks make of them after 0 … k steps, by method."""
         random = generator(self.settings.seed, Stream.EVALUATION)
         family = self.problem().families["test"]
         tasks = draw_tasks(family, random, CURVES_DRAWN, self.shots, POINTS_DRAWN, spread_evenly=True)
-        fits = {
-            run.settings.method.upper(): run.meta_loss.evaluate(tasks, run.settings.inner.inner_steps)[2]
-            for run in runs
+        return tasks, {
+            one.settings.method.upper(): one.meta_loss.evaluate(tasks, one.settings.inner.inner_steps)[2]
+            for one in experiments
         }
-        return {"sinusoid_fit": sinusoid_fit(tasks, fits)}
 
 
 def main(arguments: list[str] | None = None) -> int:

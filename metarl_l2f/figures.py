@@ -561,7 +561,7 @@ def sinusoid_fit(tasks: Task, fits: Mapping[str, Tensor], *, width: float = 7.0)
                 markeredgecolor="white",
                 markeredgewidth=0.6,
             )
-            _finish_panel(axes)
+            finish_panel(axes)
         row[0].set_ylabel(name, fontsize=TEXT_SIZE, color=INK)
     handles = [
         Line2D([], [], color=INK, linestyle="none", marker="o", markersize=4, label="given points"),
@@ -585,7 +585,8 @@ def _step_colour(step: int) -> str:
     return BEFORE if step == 0 else COLOURS[(step - 1) % len(COLOURS)]
 
 
-def _finish_panel(axes: Axes) -> None:
+def finish_panel(axes: Axes) -> None:
+    """Give a panel the house's quiet grid, frame and numbers."""
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():

@@ -117,8 +117,8 @@ def test_every_key_of_maml_is_documented():
 def sinusoid_run(tmp_path_factory):
     """A finished supervised run with everything on that adds keys."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    flags = "--iterations 2 --tasks-per-batch 2 --inner-steps 2 --learn-inner-lr --diagnostics-every 1 --inspect-every 1 --threads 1 "
-    flags += "--evaluation-tasks 2 --evaluation-repeats 2 --log-dir"
+    flags = "--iterations 2 --tasks-per-batch 2 --inner-steps 2 --learn-inner-lr --diagnostics-every 1 "
+    flags += "--inspect-every 1 --threads 1 --evaluation-tasks 2 --evaluation-repeats 2 --log-dir"
     assert sinusoid.main([*flags.split(), str(folder)]) == 0
     return folder
 

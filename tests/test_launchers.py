@@ -1,5 +1,6 @@
 """The programs as a user runs them: what they leave, how they resume, and how they fail."""
 
+import csv
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl_l2f.launchers import ant, cheetah_dir, cheetah_vel, evaluate, navigation, rand_params
+from metarl_l2f.launchers import ant, cheetah_dir, cheetah_vel, evaluate, figures, navigation, rand_params
 from metarl_l2f.training.checkpoint import load
 from metarl_l2f.training.metrics import read
 
@@ -89,6 +90,36 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, flags):
     assert metrics(broken) == metrics(unbroken)
     ours, theirs = (load(folder / "checkpoint.pt")["experiment"]["learner"] for folder in (broken, unbroken))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_figures_draws_everything_that_applies_from_run_folders_alone(run, capsys, tmp_path):
+    other, out = tmp_path / "maml", tmp_path / "pictures"
+    assert train(other, 2, "--method", "maml", "--inspect-every", "1") == 0
+    assert train(tmp_path / "l2f", 2, "--inspect-every", "1") == 0
+    flags = ["--out", str(out), "--tasks", "3"]
+    assert figures.main([str(tmp_path / "l2f"), str(other), *flags]) == 0
+    common = {"learning_curve", "scores_by_step", "conflict", "gradient_cosine", "gamma", "gamma_by_task_l2f"}
+    common |= {"manual_attenuation", "landscape", "navigation_paths_l2f", "navigation_paths_maml"}
+    assert {path.name for path in out.iterdir()} == {
+        *(f"{name}{suffix}" for name in common for suffix in (".png", ".pdf")),
+        "numbers.csv",
+    }
+    _, *rows = csv.reader((out / "numbers.csv").read_text().splitlines())
+    numbers = {tuple(row[:4]): float(row[4]) for row in rows}
+    evaluated = json.loads((other / "evaluation.json").read_text())["mean"]
+    assert numbers["scores_by_step", "MAML", "1", "return after 2"] == pytest.approx(evaluated[2], rel=1e-3)
+    # Shrunk by 1 a layer is what it was, whichever it is.
+    whole = {value for (figure, label, _, what), value in numbers.items() if what.endswith("× 1.0") and label == "L2F"}
+    assert len(whole) == 1
+
+
+def test_figures_refuses_what_does_not_belong_together(run, capsys, tmp_path):
+    other = tmp_path / "other"
+    assert train(other, 1, "--varying-start") == 0
+    assert "must share their problem" in failing(capsys, run, str(other), "--out", str(tmp_path), program=figures)
+    (other / "evaluation.json").unlink()
+    assert "has no evaluation.json; finish it" in failing(capsys, other, "--out", str(tmp_path), program=figures)
+    assert "holds no run" in failing(capsys, tmp_path, "--out", str(tmp_path), program=figures)
 
 
 def test_evaluate_compares_two_runs_task_by_task(run, capsys, tmp_path):

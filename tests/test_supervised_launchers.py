@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metarl_l2f.launchers import embeddings, evaluate, image_classification, leo, prototypes, sinusoid
+from metarl_l2f.launchers import embeddings, evaluate, figures, image_classification, leo, prototypes, sinusoid
 from metarl_l2f.launchers.image_data import ImageData
 from metarl_l2f.supervised.leo import load_embeddings
 from metarl_l2f.training import metrics
@@ -74,6 +74,22 @@ def test_a_run_with_a_cosine_schedule_keeps_its_length(tmp_path, capsys):
     assert sinusoid.main(["--resume", str(tmp_path / "run")]) == 0
     assert sinusoid.main(["--resume", str(tmp_path / "run"), "--iterations", "5"]) == 2
     assert "iterations cannot change from 3 to 5" in capsys.readouterr().err
+
+
+def test_figures_draws_supervised_runs(tmp_path, folder_of_images):
+    for method in ("l2f", "maml"):
+        flags = [*TINY_SINUSOID.split(), "--inspect-every", "1", "--method", method]
+        assert sinusoid.main([*flags, "--log-dir", str(tmp_path / method)]) == 0
+    runs = [str(tmp_path / "l2f"), str(tmp_path / "maml")]
+    assert figures.main([*runs, "--out", str(tmp_path / "curves"), "--tasks", "3"]) == 0
+    assert {"sinusoid_fit.pdf", "landscape.png", "manual_attenuation.png"} <= {
+        p.name for p in (tmp_path / "curves").iterdir()
+    }
+    images = ["--data", str(folder_of_images), *TINY_IMAGES.split(), "--log-dir", str(tmp_path / "images")]
+    assert image_classification.main(images) == 0
+    assert figures.main([images[-1], "--out", str(tmp_path / "letters"), "--tasks", "3", "--no-manual"]) == 0
+    names = {path.name for path in (tmp_path / "letters").iterdir()}
+    assert {"episode_l2f.png", "conflict.pdf"} <= names and "manual_attenuation.png" not in names
 
 
 def test_evaluate_repeats_what_a_supervised_run_printed(tmp_path, capsys):

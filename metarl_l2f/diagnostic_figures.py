@@ -1,0 +1,182 @@
+"""Pictures of what L2F argues about: conflict, γ, the landscape, attenuation by hand (Figures 2, 3 and 5 of the paper).
+
+Several runs under one label are seeds of one method: means over them, with 95 % t-intervals. Drawn as in figures.py.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .evaluation import mean_interval
+from .figures import COLOURS, INK, LEGEND_HEIGHT, SMALL_SIZE, TEXT_SIZE, Log, finish_panel
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+SPREAD = 0.24  # Of the distance between two layers, over which the methods' marks are spread.
+
+BySeed = Mapping[str, Sequence[Mapping[str, float]]]
+"""Label → of each seed, a number by layer or tensor."""
+
+
+def scores_by_step(scores: Mapping[str, Sequence[np.ndarray]], score: str, *, width: float = 3.6) -> Figure:
+    """Scores against gradient steps (Figure 5).
+
+    Args:
+        scores: label → of each seed, the mean score after 0 … k steps, (k + 1,).
+        score: what they measure, for the axis.
+        width: of the picture, inches.
+    """
+    figure, axes = _panel(width)
+    longest = 0
+    for (label, seeds), colour, marker in zip(_checked(scores).items(), COLOURS, MARKERS, strict=False):
+        steps = min(len(values) for values in seeds)
+        longest = max(longest, steps)
+        intervals = [mean_interval(np.array([values[step] for values in seeds])) for step in range(steps)]
+        _draw_intervals(axes, np.arange(steps), intervals, colour, marker, _named(label, len(seeds)), joined=True)
+    axes.set_xticks(range(longest))
+    _name_axes(axes, "gradient steps", f"mean {score}")
+    return _with_legend(figure, len(scores))
+
+
+def by_layer(values: BySeed, name: str, *, reference: float | None = None, width: float = 4.6) -> Figure:
+    """A number for every layer, methods side by side: conflict (Figure 3a, c) or γ (Figure 3d).
+
+    Args:
+        values: label → of each seed, a number by layer; layers that one method lacks are left out there.
+        name: what it is, with its unit.
+        reference: a value to mark by a line, such as the conflict of unrelated gradients.
+        width: of the picture, inches.
+    """
+    figure, axes = _panel(width, height=2.4)
+    layers = list(dict.fromkeys(layer for seeds in _checked(values).values() for seed in seeds for layer in seed))
+    offsets = np.linspace(-SPREAD / 2, SPREAD / 2, len(values)) if len(values) > 1 else [0.0]
+    for (label, seeds), colour, marker, offset in zip(values.items(), COLOURS, MARKERS, offsets, strict=False):
+        places = [place for place, layer in enumerate(layers) if all(layer in seed for seed in seeds)]
+        intervals = [mean_interval(np.array([seed[layers[place]] for seed in seeds])) for place in places]
+        _draw_intervals(axes, np.array(places) + offset, intervals, colour, marker, _named(label, len(seeds)))
+    if reference is not None:
+        axes.axhline(reference, color=INK, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
+    axes.set_xticks(range(len(layers)), layers, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.6, len(layers) - 0.4)
+    _name_axes(axes, "", name)
+    return _with_legend(figure, len(values))
+
+
+def manual_attenuation(
+    results: Mapping[str, Mapping[str, Sequence[float]]], factors: Sequence[float], score: str, *, width: float = 5.6
+) -> Figure:
+    """What shrinking one layer by hand does to the adapted score: a panel a method, a line a layer (Figure 3b).
+
+    Args:
+        results: label → layer → score for every factor.
+        factors: that a layer was multiplied by.
+        score: what it measures, for the axis.
+        width: of the picture, inches.
+    """
+    figure = Figure(figsize=(width, 2.2 + LEGEND_HEIGHT), layout="constrained")
+    panels = figure.subplots(1, len(_checked(results)), sharey=True, squeeze=False)[0]
+    lines = {}
+    for axes, (label, layers) in zip(panels, results.items(), strict=True):
+        for number, (layer, values) in enumerate(layers.items()):
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+            (lines[layer],) = axes.plot(factors, values, linewidth=1.2, markersize=3, label=layer, **style)
+        axes.set_title(label, fontsize=TEXT_SIZE, color=INK)
+        _name_axes(axes, "factor on one layer of θ", score if axes is panels[0] else "")
+    figure.legend(
+        handles=list(lines.values()),
+        loc="outside upper center",
+        ncols=min(4, len(lines)),
+        fontsize=SMALL_SIZE,
+        labelcolor=INK,
+        frameon=False,
+    )
+    return figure
+
+
+LANDSCAPE = {
+    "landscape/loss_range": "range of the loss",
+    "landscape/gradient_change_range": "range of the gradient's change",
+    "landscape/smoothness": "smoothness, ‖Δ∇L‖ / ‖Δθ‖",
+}
+
+
+def landscape_curves(logs: Mapping[str, Sequence[Log]], *, width: float = 7.0) -> Figure:
+    """How rough the inner loss is along the first inner step, over training: three measures (Figure 2).
+
+    Args:
+        logs: label → of each seed, the lines of its metrics.
+        width: of the picture, inches.
+    Raises:
+        ValueError: a run has not measured them.
+    """
+    figure = Figure(figsize=(width, 1.9 + LEGEND_HEIGHT), layout="constrained")
+    panels = figure.subplots(1, len(LANDSCAPE))
+    for (label, seeds), colour, marker in zip(_checked(logs).items(), COLOURS, MARKERS, strict=False):
+        for axes, (key, name) in zip(panels, LANDSCAPE.items(), strict=True):
+            curves = [{line["iteration"]: line[key] for line in log if line.get(key) is not None} for log in seeds]
+            iterations = sorted(set.intersection(*(set(curve) for curve in curves)))
+            if not iterations:
+                raise ValueError(f"{label} has no {key} in its metrics; train with --inspect-every above 0")
+            intervals = [mean_interval(np.array([curve[i] for curve in curves])) for i in iterations]
+            few = marker if len(iterations) < 12 else ""
+            _draw_intervals(axes, np.array(iterations), intervals, colour, few, _named(label, len(seeds)), joined=True)
+            _name_axes(axes, "meta-iteration", name)
+            axes.set_yscale("log")
+    return _with_legend(figure, len(logs))
+
+
+def _checked(values: Mapping) -> Mapping:
+    if not values or not all(values.values()):
+        raise ValueError("there is nothing to draw; give at least one run under every label")
+    if len(values) > len(COLOURS):
+        raise ValueError(f"a picture holds at most {len(COLOURS)} methods, got {', '.join(values)}; draw several")
+    return values
+
+
+def _named(label: str, seeds: int) -> str:
+    return label if seeds == 1 else f"{label} ({seeds} runs)"
+
+
+def _panel(width: float, height: float = 2.2) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _draw_intervals(
+    axes: Axes, x: np.ndarray, intervals: Sequence, colour: str, marker: str, label: str, joined: bool = False
+) -> None:
+    mean, half_width = np.array(intervals, dtype=float).reshape(-1, 2).T
+    axes.errorbar(
+        x,
+        mean,
+        np.nan_to_num(half_width),
+        color=colour,
+        marker=marker,
+        markersize=4,
+        linestyle="-" if joined else "none",
+        linewidth=1.4,
+        elinewidth=0.9,
+        capsize=2.5,
+        label=label,
+    )
+
+
+def _name_axes(axes: Axes, x: str, y: str) -> None:
+    finish_panel(axes)
+    axes.set_xlabel(x, fontsize=TEXT_SIZE, color=INK)
+    axes.set_ylabel(y, fontsize=TEXT_SIZE, color=INK)
+
+
+def _with_legend(figure: Figure, columns: int) -> Figure:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=min(columns, 3),
+        fontsize=SMALL_SIZE,
+        labelcolor=INK,
+        frameon=False,
+    )
+    return figure
