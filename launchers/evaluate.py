@@ -10,9 +10,10 @@ import tyro
 
 from metarl_l2f.evaluation import Comparison, Evaluation
 from metarl_l2f.launchers import meta_rl, supervised
-from metarl_l2f.launchers.kinds import SUPERVISED, launcher_of
+from metarl_l2f.launchers.kinds import REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import fail, quiet_machine, read_config
+from metarl_l2f.launchers.run import fail, question_of, quiet_machine, read_config
+from metarl_l2f.report import write_report
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ def main(arguments: list[str] | None = None) -> int:
         if path is not None:
             result.save(path)
             print(f"wrote {path}")
+            if options.run is not None and options.out is None:
+                kind = (REINFORCEMENT | SUPERVISED)[launcher_of(options.run)]
+                write_report(options.run, question_of(kind()))
     except USER_ERRORS as error:
         return fail(error)
     return 0

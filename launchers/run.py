@@ -1,6 +1,7 @@
 """What all training launchers share: options of a run, reading them, training with resume."""
 
 import dataclasses
+import inspect
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metarl_l2f.figures import gamma_heatmap
+from metarl_l2f.report import write_report
 from metarl_l2f.training.checkpoint import CheckpointError
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, provenance, to_json
@@ -163,6 +165,11 @@ def quiet_machine() -> None:
     keep_freed_memory()
 
 
+def question_of(options: RunOptions) -> str:
+    """What a run is about: the first paragraph of its options' docstring."""
+    return " ".join((inspect.getdoc(type(options)) or "").partition("\n\n")[0].split())
+
+
 def warns_once() -> Callable[[Iterable[str | None]], None]:
     """A function that logs warnings, each of them once however often it comes."""
     told: set[str] = set()
@@ -226,5 +233,6 @@ def train_and_report(
         return 128 + outcome.interrupted
     print(f"iteration {outcome.iteration} done, {time.monotonic() - begin:.0f} s")
     report()
-    print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jp][sn][og]*"))))
+    write_report(folder, question_of(options))
+    print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jph][snt][ogm]*"))))
     return 0

@@ -94,9 +94,9 @@ def test_tensorboard_shows_histograms_pictures_charts_and_hyper_parameters(tmp_p
     assert charts["conflict by layer, radians"] == ["^conflict/"]
     start = HParamsPluginData.FromString(events.summary_metadata["_hparams_/session_start_info"].plugin_data.content)
     listed = start.session_start_info.hparams
-    assert (listed["seed"].number_value, listed["settings/method"].string_value) == (3, "l2f")
-    assert listed["settings/hidden"].string_value == "[64, 64]" and listed["settings/clip"].string_value == "null"
-    assert listed["settings/learned"].number_value == 1
+    assert (listed["seed"].number_value, listed["settings.method"].string_value) == (3, "l2f")
+    assert listed["settings.hidden"].string_value == "[64, 64]" and listed["settings.clip"].string_value == "null"
+    assert listed["settings.learned"].number_value == 1
     experiment = HParamsPluginData.FromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
     assert [info.name.tag for info in experiment.experiment.metric_infos] == ["validation/return/step_1"]
 

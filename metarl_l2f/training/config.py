@@ -1,12 +1,14 @@
 """What config.json holds: a run's options as plain JSON and back, and where its numbers come from."""
 
 import dataclasses
+import json
 import platform
 import shlex
 import subprocess
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -64,3 +66,14 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Nested options in one line each, named as in settings.inner.inner_lr; lists and None become their JSON."""
+    lines: dict[str, bool | int | float | str] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            lines |= flat(value, f"{prefix}{name}.")
+        else:
+            lines[prefix + name] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return lines

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from .checkpoint import write_atomically
+from .config import flat
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -114,7 +115,7 @@ class MetricsLog:
             metric: the tag that runs are compared by.
         """
         self._board.add_custom_scalars(BOARD)
-        for summary in hparams(_flat(options), {metric: math.nan}):
+        for summary in hparams(flat(options), {metric: math.nan}):
             self._board._get_file_writer().add_summary(summary)
 
     def close(self) -> None:
@@ -144,17 +145,6 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     path = Path(path)
     return [entry for _, entry in _entries(path / METRICS_FILE if path.is_dir() else path)]
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, bool | float | str]:
-    """Nested options as a flat dict of what TensorBoard can list, named as in settings/inner/inner_lr."""
-    flat: dict[str, bool | float | str] = {}
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-    return flat
 
 
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
