@@ -3,7 +3,6 @@
 import base64
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,15 +139,8 @@ def _said(value: object) -> str:
 
 
 def _table(rows: Sequence[Sequence[object]], heading: Sequence[str] = ()) -> str:
+    """Rows of text; under a heading, rows of numbers."""
+    cell = '<td class="number">' if heading else "<td>"
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heading)
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"{cell}{html.escape(str(value))}</td>" for value in row) + "</tr>" for row in rows)
     return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
-
-
-def _cell(value: object) -> str:
-    text = html.escape(str(value))
-    try:
-        number = math.isfinite(float(str(value).lstrip("± ").replace(",", "")))
-    except ValueError:
-        number = False
-    return f'<td class="number">{text}</td>' if number else f"<td>{text}</td>"
