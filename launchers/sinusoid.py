@@ -14,7 +14,7 @@ from metarl_l2f.figures import sinusoid_fit
 from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
 from metarl_l2f.launchers.supervised import RunOptions, launch, load_run
 from metarl_l2f.supervised.episodes import Task
-from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings
 from metarl_l2f.supervised.sinusoid import FREQUENCIES, Curves, SinusoidProblem, disjoint_curves, draw_tasks
 from metarl_l2f.training.seeding import Stream, generator
 
@@ -22,11 +22,12 @@ CURVES_DRAWN, POINTS_DRAWN = 4, 200
 
 
 def settings() -> SupervisedSettings:
-    """The papers' setting; where γ starts, and what it reads, are the choices of results/sinusoid/README.md."""
+    """The papers' setting; where γ starts, what it reads, and clipping are the choices of results/sinusoid/README.md."""
     return SupervisedSettings(
         tasks_per_batch=25,
         attenuation=Attenuation(scope="filter", embedding="normalised", initial_gamma=0.9),
         inner=InnerLoop(inner_steps=1, inner_lr=0.01, later_lr_factor=1.0),
+        optimiser=MetaOptimiser(clip=1.0),
     )
 
 
