@@ -22,7 +22,7 @@ CURVES_DRAWN, POINTS_DRAWN = 4, 200
 
 
 def settings() -> SupervisedSettings:
-    """The papers' setting; where γ starts, what it reads, and clipping are the choices of results/sinusoid/README.md."""
+    """The papers' setting; γ's start, what it reads, and clipping are choices of results/sinusoid/README.md."""
     return SupervisedSettings(
         tasks_per_batch=25,
         attenuation=Attenuation(scope="filter", embedding="normalised", initial_gamma=0.9),
