@@ -31,7 +31,7 @@ PAPER = {
 }
 
 PROTOCOL = ("problem", "disjoint", "ways", "shots")
-VARIANT = ("method", "adapt", "first_order", "learn_inner_lr", "inner_lr", "inner_steps")
+VARIANT = ("iterations", "method", "adapt", "first_order", "learn_inner_lr", "inner_lr", "inner_steps")
 OF_L2F = ("scope", "conditioning", "transform", "embedding", "initial_gamma")
 CELL = PROTOCOL + VARIANT + OF_L2F
 """What runs are told apart by; runs that differ in their seed alone share a cell."""
@@ -46,8 +46,8 @@ class Options:
     """Collect runs of launchers/sinusoid.py or launchers/image_classification.py: a line per run, a row per cell.
 
     Runs collected into the same folder before are kept, so a study may grow run by run. A run is paired with the run
-    of MAML (second order, whole network, fixed step size) that shares its seed, problem, shots and inner steps, if
-    that is given with it.
+    of MAML (second order, whole network, fixed step size) that shares its seed, problem, shots, length and inner
+    steps, if that is given with it.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -61,7 +61,12 @@ def read(folder: Path) -> tuple[Row, Evaluation]:
     config, log, evaluation = read_config(folder), metrics.read(folder), load_evaluation(folder / "evaluation.json")
     options = config["options"]
     settings = options["settings"]
-    everything = {**evaluation.protocol, "adapt": options.get("adapt", "all"), **settings["inner"]}
+    everything = {
+        **evaluation.protocol,
+        "iterations": log[-1]["iteration"],
+        "adapt": options.get("adapt", "all"),
+        **settings["inner"],
+    }
     everything |= {"method": settings["method"], **(settings["attenuation"] if settings["method"] == "l2f" else {})}
     score = evaluation.intervals()[settings["inner"]["inner_steps"]]
     return {
@@ -73,7 +78,6 @@ def read(folder: Path) -> tuple[Row, Evaluation]:
         "minus_maml": "",
         "minus_maml_95": "",
         "tasks": len(evaluation.scores),
-        "iterations": log[-1]["iteration"],
         "best_iteration": checkpoint.load(folder / BEST_FILE)["iteration"],
         "minutes": round(sum(line["time/iteration"] for line in log) * options["log_every"] / 60, 1),
         "command": config["command"],
@@ -90,7 +94,7 @@ def is_baseline(row: Row) -> bool:
 def pair(runs: Iterable[tuple[Row, Evaluation]]) -> list[Row]:
     """The lines, with every run's paired difference to MAML's."""
     runs = list(runs)
-    shared = ("seed", *PROTOCOL, "inner_lr", "inner_steps")
+    shared = ("seed", *PROTOCOL, "iterations", "inner_lr", "inner_steps")
     baselines = {tuple(row[name] for name in shared): evaluation for row, evaluation in runs if is_baseline(row)}
     for row, evaluation in runs:
         baseline = baselines.get(tuple(row[name] for name in shared))
