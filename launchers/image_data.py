@@ -32,6 +32,10 @@ class ImageData:
     mirror: bool = False
     """Mirrored classes are further classes to learn from; in training alone."""
 
+    def __post_init__(self) -> None:
+        if self.data is not None:  # A run must find it again, from whichever folder it is resumed or evaluated.
+            object.__setattr__(self, "data", self.data.expanduser().absolute())
+
     def load(self) -> dict[Split, Images]:
         """Read it."""
         splits = self._read()

@@ -144,6 +144,18 @@ def test_mirrored_classes_are_learned_from_but_not_tested_on(folder_of_images):
     assert len(ImageData(mirror=True).load()["train"].classes) == 2 * len(ImageData().load()["train"].classes)
 
 
+def test_a_run_finds_its_images_from_any_folder(tmp_path, folder_of_images, monkeypatch):
+    monkeypatch.chdir(folder_of_images.parent)
+    run = tmp_path / "run"
+    flags = [*TINY_IMAGES.split(), "--data", folder_of_images.name, "--log-dir", str(run)]
+    assert image_classification.main(flags) == 0
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main([str(run), "--tasks", "2"]) == 0
+    assert (
+        json.loads((run / "evaluation.json").read_text())["protocol"]["problem"] == f"images: {folder_of_images.name}"
+    )
+
+
 def test_images_condition_on_the_prototypes_of_a_trained_network(tmp_path, folder_of_images, prototypical):
     flags = ["--conditioning", "prototype", "--prototypes", str(prototypical), "--data", str(folder_of_images)]
     assert image_classification.main([*TINY_IMAGES.split(), *flags, "--log-dir", str(tmp_path / "run")]) == 0
