@@ -17,7 +17,7 @@ from tqdm import tqdm
 from metarl_l2f import diagnostic_figures
 from metarl_l2f.diagnostics import Inspection, manual_attenuation
 from metarl_l2f.evaluation import load_evaluation
-from metarl_l2f.figures import FORMATS, gamma_heatmap, learning_curve, save, sinusoid_fit
+from metarl_l2f.figures import FORMATS, Log, gamma_heatmap, learning_curve, save, sinusoid_fit
 from metarl_l2f.launchers import meta_rl, sinusoid, supervised
 from metarl_l2f.launchers.kinds import REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
@@ -142,74 +142,98 @@ def checked(runs: tuple[Path, ...]) -> str:
     return launchers[0]
 
 
-def means(values: Mapping) -> dict[str, float]:
-    """The mean over tasks (and entries) of every layer or tensor."""
-    return {name: float(tasks.mean()) for name, tasks in values.items()}
+@dataclass(frozen=True)
+class Method:
+    """The runs of one method, which are its seeds; a list has one entry a run."""
+
+    runs: list[Path]
+    seeds: list[int]
+    logs: list[Log]
+    """Lines of metrics."""
+    scores: list[np.ndarray]
+    """(k + 1,) each: the mean over held-out tasks after 0 … k steps, as evaluated."""
+    looks: list[Look]
+
+    def means(self, what: str) -> list[dict[str, float]]:
+        """Of each run, by layer or tensor, the mean over tasks of a field of its `Inspection`."""
+        return [{n: float(v.mean()) for n, v in getattr(look.found, what).items()} for look in self.looks]
 
 
-def draw(options: Options) -> tuple[dict[str, Figure], list[list[object]]]:
-    """Every picture that applies, by name, and the numbers in them as rows: figure, method, seed, what, value."""
-    launcher = checked(options.runs)
-    look = look_at_policy if launcher in REINFORCEMENT else look_at_network
+def gather(options: Options, launcher: str) -> dict[str, Method]:
+    """The runs by method, and what each shows."""
     by_method: dict[str, list[Path]] = defaultdict(list)
     for run in options.runs:
         by_method[label_of(run)].append(run)
-    looks: dict[str, list[Look]] = {}
+    look = look_at_policy if launcher in REINFORCEMENT else look_at_network
     with tqdm(total=len(options.runs), unit="run", desc="looking") as bar:
-        for label, runs in by_method.items():
-            looks[label] = []
-            for number, run in enumerate(runs):
-                looks[label].append(look(run, launcher, options, options.manual and number == 0))
-                bar.update()
-    evaluations = {
-        label: [load_evaluation(run / "evaluation.json") for run in runs] for label, runs in by_method.items()
-    }
-    score = next(iter(evaluations.values()))[0].score
-    labels = [label_of(run) for run in options.runs]
-    tag = score if launcher in REINFORCEMENT else f"validation/{score}"
-    logs = {label: [metrics.read(run) for run in runs] for label, runs in by_method.items()}
 
-    scores = {label: [one.scores.mean(0) for one in found] for label, found in evaluations.items()}
-    conflict = {label: [means(one.found.conflict) for one in found] for label, found in looks.items()}
-    cosine = {label: [means(one.found.cosine) for one in found] for label, found in looks.items()}
-    gamma = {label: [means(one.found.gamma) for one in found] for label, found in looks.items() if found[0].found.gamma}
+        def looked(run: Path, first: bool) -> Look:
+            found = look(run, launcher, options, manual=options.manual and first)
+            bar.update()
+            return found
+
+        return {
+            label: Method(
+                runs,
+                [read_config(run)["options"]["settings"]["seed"] for run in runs],
+                [metrics.read(run) for run in runs],
+                [load_evaluation(run / "evaluation.json").scores.mean(0) for run in runs],
+                [looked(run, first=run == runs[0]) for run in runs],
+            )
+            for label, runs in by_method.items()
+        }
+
+
+def draw(methods: Mapping[str, Method], options: Options, launcher: str, score: str) -> dict[str, Figure]:
+    """Every picture that applies, by name."""
+
+    def means(what: str) -> dict[str, list[dict[str, float]]]:
+        return {label: method.means(what) for label, method in methods.items() if getattr(method.looks[0].found, what)}
+
+    runs = [run for method in methods.values() for run in method.runs]
+    labels = [label for label, method in methods.items() for _ in method.runs]
+    tag = score if launcher in REINFORCEMENT else f"validation/{score}"
     unrelated = math.acos(1 / math.sqrt(options.tasks))
     pictures = {
-        "learning_curve": learning_curve(options.runs, labels if len(labels) > 1 else None, score=tag),
-        "scores_by_step": diagnostic_figures.scores_by_step(scores, score),
-        "conflict": diagnostic_figures.by_layer(conflict, "conflict, rad", reference=unrelated),
-        "gradient_cosine": diagnostic_figures.by_layer(cosine, "cosine of ∇L before and after"),
+        "learning_curve": learning_curve(runs, labels if len(runs) > 1 else None, score=tag),
+        "scores_by_step": diagnostic_figures.scores_by_step({n: method.scores for n, method in methods.items()}, score),
+        "conflict": diagnostic_figures.by_layer(means("conflict"), "conflict, rad", reference=unrelated),
+        "gradient_cosine": diagnostic_figures.by_layer(means("cosine"), "cosine of ∇L before and after"),
     }
-    if gamma:
+    if gamma := means("gamma"):
         pictures["gamma"] = diagnostic_figures.by_layer(gamma, "γ, mean over tasks", reference=1.0)
-    for label, found in looks.items():
-        if found[0].found.gamma:
-            pictures[f"gamma_by_task_{label.lower()}"] = gamma_heatmap(found[0].found.gamma)
-        for name, picture in found[0].pictures.items():
-            pictures[f"{name}_{label.lower()}"] = picture
-    if launcher == "sinusoid":  # Figure 4: the methods' fits of the same curves below each other
-        pictures = {name: picture for name, picture in pictures.items() if not name.startswith("sinusoid_fit")}
-        loaded = [supervised.load_run(sinusoid.Sinusoid, runs[0]) for runs in by_method.values()]
-        pictures["sinusoid_fit"] = sinusoid_fit(*loaded[0][0].fits([experiment for _, experiment in loaded]))
-    attenuated = {label: found[0].attenuated for label, found in looks.items() if found[0].attenuated}
-    if attenuated:
+    if attenuated := {n: method.looks[0].attenuated for n, method in methods.items() if method.looks[0].attenuated}:
         pictures["manual_attenuation"] = diagnostic_figures.manual_attenuation(attenuated, FACTORS, score)
-    if all(any("landscape/smoothness" in line for line in log) for seeds in logs.values() for log in seeds):
-        pictures["landscape"] = diagnostic_figures.landscape_curves(logs)
+    if all(any("landscape/smoothness" in line for line in log) for method in methods.values() for log in method.logs):
+        pictures["landscape"] = diagnostic_figures.landscape_curves({n: method.logs for n, method in methods.items()})
+    for label, method in methods.items():
+        first = method.looks[0]
+        own = first.pictures | ({"gamma_by_task": gamma_heatmap(first.found.gamma)} if first.found.gamma else {})
+        pictures |= {f"{name}_{label.lower()}": picture for name, picture in own.items()}
+    if launcher == "sinusoid":  # Figure 4: the methods' fits of the same curves, below each other.
+        loaded = [supervised.load_run(sinusoid.Sinusoid, method.runs[0]) for method in methods.values()]
+        pictures = {name: picture for name, picture in pictures.items() if not name.startswith("sinusoid_fit")}
+        pictures["sinusoid_fit"] = sinusoid_fit(*loaded[0][0].fits([experiment for _, experiment in loaded]))
+    return pictures
 
-    measured = {"conflict": conflict, "gradient_cosine": cosine, "gamma": gamma}
+
+def numbers(methods: Mapping[str, Method], score: str) -> list[list[object]]:
+    """The numbers in the pictures, as rows: figure, method, seed, what, value."""
     rows: list[list[object]] = []
-    for label, runs in by_method.items():
-        seeds = [read_config(run)["options"]["settings"]["seed"] for run in runs]
-        for number, seed in enumerate(seeds):
-            by_step = {f"{score} after {k}": float(v) for k, v in enumerate(scores[label][number])}
-            drawn = {"scores_by_step": by_step}
-            drawn |= {name: by_label[label][number] for name, by_label in measured.items() if label in by_label}
-            rows += [[name, label, seed, what, v] for name, values in drawn.items() for what, v in values.items()]
-        for layer, by_factor in attenuated.get(label, {}).items():
-            named = zip(FACTORS, by_factor, strict=True)
-            rows += [["manual_attenuation", label, seeds[0], f"{layer} × {factor}", v] for factor, v in named]
-    return pictures, rows
+    for label, method in methods.items():
+        for number, seed in enumerate(method.seeds):
+            found = {"scores_by_step": {f"{score} after {k}": v for k, v in enumerate(method.scores[number])}}
+            found |= {
+                figure: method.means(what)[number]
+                for figure, what in (("conflict", "conflict"), ("gradient_cosine", "cosine"), ("gamma", "gamma"))
+            }
+            found["manual_attenuation"] = {
+                f"{layer} × {factor}": value
+                for layer, values in method.looks[number].attenuated.items()
+                for factor, value in zip(FACTORS, values, strict=True)
+            }
+            rows += [[figure, label, seed, what, v] for figure, values in found.items() for what, v in values.items()]
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -217,7 +241,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = tyro.cli(Options, args=arguments)
         quiet_machine()
-        pictures, rows = draw(options)
+        launcher = checked(options.runs)
+        methods = gather(options, launcher)
+        score = load_evaluation(options.runs[0] / "evaluation.json").score
+        pictures, rows = draw(methods, options, launcher, score), numbers(methods, score)
         options.out.mkdir(parents=True, exist_ok=True)
         for name, figure in pictures.items():
             for suffix in FORMATS:
@@ -225,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
         with open(options.out / "numbers.csv", "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["figure", "method", "seed", "what", "value"])
-            writer.writerows([*row[:-1], f"{float(np.asarray(row[-1])):.5g}"] for row in rows)
+            writer.writerows([*row[:-1], f"{row[-1]:.5g}"] for row in rows)
         print(f"wrote {', '.join(sorted(pictures))} and numbers.csv to {options.out}")
     except USER_ERRORS as error:
         return fail(error)
