@@ -179,16 +179,29 @@ def test_speeds_may_lie_half_the_trained_range_outside_it():
 # --- Films ---
 
 
-def test_a_film_shows_an_episode_of_every_policy(cheetah):
+@pytest.fixture(scope="module")
+def graphics():
     try:
         play.working_graphics()
     except ValueError as error:
         pytest.skip(str(error))
+
+
+def test_a_film_shows_an_episode_of_every_policy(cheetah, graphics):
     client = viewer.application(cheetah).test_client()
     question = {"task": [1], "steps": 1, "episodes": 2}
     gif, mp4 = (client.post(f"/api/film/0.{form}", json=question) for form in ("gif", "mp4"))
     assert (gif.status_code, gif.mimetype, gif.data[:4]) == (200, "image/gif", b"GIF8")
     assert (mp4.status_code, mp4.mimetype, mp4.data[4:8]) == (200, "video/mp4", b"ftyp")
+
+
+def test_the_first_picture_of_a_body_looks_like_those_that_follow(cheetah, graphics):
+    experiment = cheetah.runs[0].experiment
+    adapted = experiment.adapt(task=1.0, steps=1, episodes=2)
+    env = play.filmable(experiment.env, experiment.env_kwargs, 60)
+    before, after = play.film(env, adapted, 1.0, HORIZON, seed=1, size=60)
+    env.close()
+    assert before.frames[0].tobytes() == after.frames[0].tobytes()
 
 
 @pytest.mark.parametrize(
