@@ -90,17 +90,11 @@ def application(viewer: Viewer, token: str | None = None) -> Flask:
 
     @app.before_request
     def check_who_asks() -> tuple[Response, int] | None:
-        if token is None:
-            return (
-                None
-                if is_local(_host_name(request.host))
-                else _refusal(
-                    403, "the viewer answers to localhost and 127.0.0.1 alone; open it under one of these names"
-                )
-            )
-        if secrets.compare_digest(request.args.get("token", "").encode(), token.encode()):
-            return None
-        return _refusal(403, "the address must end in ?token=…, as the program printed it")
+        if token is None and not is_local(_host_name(request.host)):
+            return _refusal(403, "the viewer answers to localhost and 127.0.0.1 alone; open it under these names")
+        if token and not secrets.compare_digest(request.args.get("token", "").encode(), token.encode()):
+            return _refusal(403, "the address must end in ?token=…, as the program printed it")
+        return None
 
     @app.after_request
     def add_headers(response: Response) -> Response:
