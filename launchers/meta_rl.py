@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -70,7 +71,6 @@ def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: in
     """Returns on held-out tasks after 0 … steps inner steps, the rollouts behind them, and the tasks."""
     held_out = experiment.held_out_tasks(tasks, seed)
     rollouts = experiment.evaluate(held_out, episodes, steps, seed)
-    scores = torch.stack([e.returns().mean(1) for e in rollouts.episodes], 1).double().numpy()
     protocol = {
         "environment": experiment.env,
         "arguments": experiment.env_kwargs,
@@ -86,7 +86,12 @@ def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: in
         "inner_steps_trained": experiment.settings.inner.inner_steps,
         "later_lr_factor": experiment.learner.inner.later_lr_factor,
     }
-    return Evaluation(scores, protocol, model, held_out), rollouts, held_out
+    return Evaluation(mean_returns(rollouts), protocol, model, held_out), rollouts, held_out
+
+
+def mean_returns(rollouts: Rollouts) -> np.ndarray:
+    """Of every task, the mean over its episodes before adaptation and after every step: (N, k + 1)."""
+    return torch.stack([e.returns().mean(1) for e in rollouts.episodes], 1).double().numpy()
 
 
 def inspector(experiment: MetaRL, options: RunOptions) -> Callable[[Mapping[str, float]], Shown]:

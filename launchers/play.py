@@ -199,6 +199,8 @@ def episode(
 
 def film(env: gymnasium.Env, adapted: Adapted, task: Any, horizon: int, seed: int, size: int) -> list[Clip]:
     """An episode of every policy, from the same start; noise depends on the seed and on the number of steps alone."""
+    env.reset(seed=seed, options={"task": task})
+    env.render()  # The first picture of MuJoCo's renderer has other colours than those that follow.
     clips = []
     for step, policy in enumerate(adapted.policies):
         noise = generator(seed, Stream.EVALUATION, 2, step)

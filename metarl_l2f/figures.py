@@ -379,7 +379,7 @@ def navigation_paths(
     if episodes_shown < 1:
         raise ValueError(f"episodes_shown must be a positive number of episodes, got {episodes_shown}")
     paths = [
-        [[_path(batch, task, b) for b in range(min(episodes_shown, batch.mask.shape[1]))] for task in shown]
+        [[walked(batch, task, b) for b in range(min(episodes_shown, batch.mask.shape[1]))] for task in shown]
         for batch in episodes
     ]
 
@@ -424,7 +424,7 @@ def _checked_goals(goals: ArrayLike, episodes: Sequence[Episodes]) -> np.ndarray
     return goals
 
 
-def _path(batch: Episodes, task: int, episode: int) -> np.ndarray:
+def walked(batch: Episodes, task: int, episode: int) -> np.ndarray:
     """Every position of one episode, (S + 1, 2), with the one after the last move, which no observation shows."""
     steps = int(batch.mask[task, episode].sum())
     seen = batch.observations[task, episode, :steps].numpy()
