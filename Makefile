@@ -12,7 +12,7 @@ LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid image-c
   play viewer
 
 .DEFAULT_GOAL := help
-.PHONY: help install $(LAUNCHERS) images test lint types format clean
+.PHONY: help install $(LAUNCHERS) images test test-mutations lint types format clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [ARGS="..."]   (ARGS go to the launcher, or to pytest; PYTHON=... chooses the interpreter)'
@@ -41,6 +41,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 # One process: each further one imports PyTorch anew. On many cores, ARGS="-n auto" spreads the tests over them.
 test: lint types ## check style and types, then run the tests
 	$(BIN)/pytest --quiet $(ARGS)
+
+test-mutations: $(INSTALLED) ## break the core's equations on purpose, and see that a test fails each time
+	$(BIN)/python tests/mutations.py
 
 lint: $(INSTALLED) ## check style and formatting with ruff
 	$(BIN)/ruff check --quiet $(CODE)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import vmap
 
-from metarl_l2f.core import L2F, Attenuation, InnerLoop, attenuate, descend, embed, share_gammas
+from metarl_l2f.core import L2F, Attenuation, InnerLoop, attenuate, descend, embed, layer_of, share_gammas
 from metarl_l2f.networks import MLP
 
 SHAPES = {"a.weight": torch.Size([2, 3]), "a.bias": torch.Size([2]), "b.weight": torch.Size([1, 2])}
@@ -307,3 +307,44 @@ def test_every_step_takes_its_own_step_sizes_and_later_ones_shrink_the_last():
             learner.step_sizes.copy_(torch.arange(2.0 * columns).reshape(2, columns))
         alphas = [learner.alpha(step)["layers.0.bias"].flatten().tolist() for step in range(3)]
         assert alphas == ([[1.0], [3.0], [1.5]] if shared else [[2.0, 3.0], [6.0, 7.0], [3.0, 3.5]])
+
+
+def test_a_layer_is_a_name_up_to_its_last_dot():
+    assert [layer_of(name) for name in ("mean.layers.0.weight", "a.bias", "log_std")] == [
+        "mean.layers.0",
+        "a",
+        "log_std",
+    ]
+
+
+def test_the_attenuator_is_as_wide_as_gamma_but_no_wider_than_64():
+    small, large = (L2F(MLP([1, units, 1]), Attenuation(scope="weight")) for units in (5, 40))
+    assert (small.attenuator[0].in_features, small.attenuator[0].out_features) == (16, 16)
+    assert (large.attenuator[0].in_features, large.attenuator[0].out_features) == (121, 64)
+
+
+def test_what_is_not_adapted_stays_though_its_gradient_is_known():
+    learner = L2F(Two(), Attenuation(), InnerLoop(inner_lr=0.5), adapted=lambda name: name == "second").double()
+    start = learner.start(quadratic(0.0))
+    assert set(start.gradients) == {"first", "second"}
+    moved = learner.step(start.params, start.gradients, 0)
+    # second: 4 γ − 0.5 · 4, its gradient at θ; first: 2 γ, as it was.
+    assert float(moved["second"].detach()) == pytest.approx(float(start.params["second"].detach()) - 2.0)
+    assert torch.equal(moved["first"], start.params["first"])
+
+
+def test_an_affine_transform_starts_from_gamma_and_no_shift():
+    learner = L2F(Two(), Attenuation(conditioning="none", transform="affine"))
+    gamma, delta = learner.gamma({})
+    assert gamma.tolist() == [1.0, 1.0] and delta.tolist() == [0.0, 0.0]
+
+
+def test_gamma_is_read_off_the_prototype_where_it_is_conditioned_on_one():
+    attenuation = Attenuation(conditioning="prototype")
+    learner = L2F(Two(), attenuation, embedding_size=3, generator=torch.Generator().manual_seed(0)).double()
+    gammas = []
+    for prototype in torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, -1.0]], dtype=torch.float64):
+        gamma, _ = learner.gamma({}, prototype)
+        torch.testing.assert_close(gamma, learner.attenuator(prototype).sigmoid())
+        gammas.append(gamma)
+    assert not torch.allclose(*gammas)

@@ -107,3 +107,12 @@ def test_numbers_that_are_not_finite_reject_the_step_and_say_why(gradient, produ
 def test_bad_constants_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         TrustRegion(**options)
+
+
+def test_damping_is_added_to_the_curvature_and_counts_towards_the_bound():
+    # F = 1 and damping 1: x = g / 2, xᵀ(F + 1)x = |g|² / 2, so the step is −√(2δ · 2 / |g|²) g / 2 = −√δ g / |g|.
+    gradient = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    region = TrustRegion(max_kl=0.01, damping=1.0)
+    step, log = trust_region_step(gradient, lambda v: v, lambda step: (-1.0, 0.0), 0.0, region)
+    assert log.accepted
+    torch.testing.assert_close(step, -0.1 * gradient / 5.0)
