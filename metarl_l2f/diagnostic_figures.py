@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from .evaluation import mean_interval
 from .figures import COLOURS, INK, LEGEND_HEIGHT, SMALL_SIZE, TEXT_SIZE, Log, finish_panel
@@ -122,7 +123,9 @@ def landscape_curves(logs: Mapping[str, Sequence[Log]], *, width: float = 7.0) -
             few = marker if len(iterations) < 12 else ""
             _draw_intervals(axes, np.array(iterations), intervals, colour, few, _named(label, len(seeds)), joined=True)
             _name_axes(axes, "meta-iteration", name)
-            axes.set_yscale("log")
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for axes in panels:
+        axes.set_ylim(bottom=0)  # Only now: it ends the automatic scale.
     return _with_legend(figure, len(logs))
 
 
