@@ -56,9 +56,12 @@ def load_run(folder: Path, checkpoint: str = "best", threads: int = 1, later_lr_
         threads: CPU threads.
         later_lr_factor: of steps beyond the trained ones; by default as in training.
     Raises:
-        ValueError: no run, a damaged checkpoint, or one that does not fit the configuration.
+        ValueError: no run, one that learned from labels instead of rewards, a damaged checkpoint, or one that does not
+            fit the configuration.
     """
     config = read_config(folder)
+    if "environment" not in config:
+        raise ValueError(f"{folder} is a run of {config.get('launcher')}.py; give one of reinforcement learning")
     settings = from_json(MetaRLSettings, config["options"]["settings"])
     experiment = MetaRL(config["environment"]["id"], settings, config["environment"]["arguments"], threads=threads)
     experiment.load_state_dict(read_state(checkpoint_of(folder, checkpoint), "environment", config["environment"]))

@@ -168,13 +168,8 @@ class ViewedRun:
     """
 
     def __init__(self, folder: Path, checkpoint: str = "best", threads: int = 1) -> None:
-        config = read_config(folder)
-        if "environment" not in config:
-            raise ValueError(
-                f"{folder} is a run of {config.get('launcher')}.py; the viewer shows reinforcement learning"
-            )
-        self.folder, self.environment = folder, config["environment"]
         self.experiment = load_run(folder, checkpoint, threads)
+        self.folder, self.environment = folder, read_config(folder)["environment"]
         self.gradients: Params | None = None
 
     def meet_training_tasks(self) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metarl_l2f.launchers import embeddings, evaluate, figures, image_classification, leo, prototypes, sinusoid
+from metarl_l2f.launchers import embeddings, evaluate, figures, image_classification, leo, play, prototypes, sinusoid
 from metarl_l2f.launchers.image_data import ImageData
 from metarl_l2f.supervised.leo import load_embeddings
 from metarl_l2f.training import metrics
@@ -154,6 +154,12 @@ def test_a_run_finds_its_images_from_any_folder(tmp_path, folder_of_images, monk
     assert (
         json.loads((run / "evaluation.json").read_text())["protocol"]["problem"] == f"images: {folder_of_images.name}"
     )
+
+
+def test_a_film_of_a_supervised_run_is_refused(tmp_path, capsys):
+    assert sinusoid.main([*TINY_SINUSOID.split(), "--evaluation-tasks", "0", "--log-dir", str(tmp_path / "run")]) == 0
+    assert play.main([str(tmp_path / "run")]) == 2
+    assert "is a run of sinusoid.py; give one of reinforcement learning" in capsys.readouterr().err
 
 
 def test_images_condition_on_the_prototypes_of_a_trained_network(tmp_path, folder_of_images, prototypical):

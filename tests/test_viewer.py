@@ -374,7 +374,7 @@ def test_runs_that_cannot_be_shown_are_refused(runs, tmp_path, capsys):
     assert "the viewer shows goals on the plane, directions and speeds" in failing(capsys, other)
     tiny = ["--iterations", "1", "--tasks-per-batch", "2", "--evaluation-tasks", "0", "--threads", "1"]
     assert sinusoid.main([*tiny, "--log-dir", str(curves)]) == 0
-    assert "is a run of sinusoid.py; the viewer shows reinforcement learning" in failing(capsys, curves)
+    assert "is a run of sinusoid.py; give one of reinforcement learning" in failing(capsys, curves)
 
 
 def test_a_port_in_use_is_named_with_the_way_out(runs, capsys):
