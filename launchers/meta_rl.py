@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from metarl_l2f import devices
 from metarl_l2f.diagnostics import collapse_warnings, gap_warning
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
@@ -33,10 +34,15 @@ class RunOptions(run.RunOptions):
 
     settings: MetaRLSettings = field(default_factory=MetaRLSettings)
     """What is learned, and how."""
-
+    device: str = "cpu"
+    """Where learning happens: `cpu`, or `cuda`. Environments stay on the CPU. Rounding differs."""
+    tf32: bool = False
+    """On a CUDA device, round the factors of products to TF32: faster, with about three digits."""
     inspect_every: int = 100
     """Meta-iterations between two looks at conflict, attenuation and the landscape of the inner loss on the validation
     tasks, with pictures in TensorBoard; 0 looks never."""
+
+    may_change_on_resume = (*run.RunOptions.may_change_on_resume, "device", "tf32")
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         """The environment's id and arguments."""
@@ -125,7 +131,8 @@ def launch(name: str, options: RunOptions) -> int:
     folder = options.folder(name, settings.method, settings.seed)
     quiet_machine()
     env, arguments = options.environment()
-    experiment = MetaRL(env, settings, arguments, threads=options.threads)
+    device = devices.prepare(options.device, options.tf32)
+    experiment = MetaRL(env, settings, arguments, threads=options.threads, device=device)
     config = {"environment": {"id": env, "arguments": arguments}}
     if options.resume is not None and (folder / CHECKPOINT_FILE).exists():
         read_state(folder / CHECKPOINT_FILE, "environment", config["environment"])

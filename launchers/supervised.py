@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
+from metarl_l2f import devices
 from metarl_l2f.diagnostics import collapse_warnings, gap_warning
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
@@ -47,7 +48,13 @@ class RunOptions(run.RunOptions):
     """Tasks per chunk: memory holds the graphs of one chunk per thread."""
     compile: bool = False
     """Compile the loss with torch.compile, which needs a C++ compiler: seconds to start, then twice as fast where
-    networks are small. Rounding differs."""
+    networks are small; rounding differs. On a CUDA device record its gradient instead, which is many times as fast."""
+    device: str = "cpu"
+    """Where learning happens: `cpu`, or `cuda`. Rounding differs."""
+    tf32: bool = False
+    """On a CUDA device, round the factors of products to TF32: faster, with about three digits."""
+
+    may_change_on_resume = (*run.RunOptions.may_change_on_resume, "device", "tf32")
 
     def problem(self) -> Problem:
         """What is to be learned."""
@@ -63,6 +70,7 @@ class RunOptions(run.RunOptions):
             task_chunk=self.task_chunk,
             threads=self.threads,
             compiled=self.compile,
+            device=devices.prepare(self.device, self.tf32),
             adapted=self.adapted,
             attenuated=self.attenuated,
         )
@@ -112,7 +120,9 @@ def load_run(
         ValueError: no run, a damaged checkpoint, or one that does not fit the configuration.
     """
     config = read_config(folder)
-    options = dataclasses.replace(from_json(kind, config["options"]), threads=threads, compile=False)
+    options = dataclasses.replace(
+        from_json(kind, config["options"]), threads=threads, compile=False, device="cpu", tf32=False
+    )
     experiment = options.experiment()
     experiment.load_state_dict(read_state(checkpoint_of(folder, checkpoint), "launcher", config["launcher"]))
     if later_lr_factor is not None:

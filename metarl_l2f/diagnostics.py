@@ -118,7 +118,7 @@ def landscape(loss: Loss, params: Params, direction: Params, distances: Sequence
         losses.append(value)
         changes.append(torch.cat([(gradients[n] - here[n]).flatten() for n in params]).norm())
     change = torch.stack(changes)
-    walked = length * torch.tensor(distances, dtype=length.dtype)
+    walked = length * torch.tensor(distances, dtype=length.dtype, device=length.device)
     tiny = torch.finfo(change.dtype).tiny  # a direction of 0 goes nowhere: smoothness 0, not NaN
     return Landscape(torch.stack(losses), change, (change / walked.clamp_min(tiny)).amax())
 

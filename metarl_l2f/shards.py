@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .devices import mapped
+
 TASKS_PER_SHARD = 10
 """Tasks vmapped together: few, so that activations stay small and several threads find work; yet enough that dispatch,
 which threads cannot share, does not dominate the curvature products."""
@@ -48,12 +50,7 @@ class Shards:
 
 def rows_of(tree: Any, rows: slice | int) -> Any:
     """The same rows, or the same single row, of every tensor of a tree of dicts, tuples and lists."""
-    if isinstance(tree, Tensor):
-        return tree[rows]
-    if isinstance(tree, dict):
-        return {name: rows_of(value, rows) for name, value in tree.items()}
-    parts = [rows_of(value, rows) for value in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return mapped(lambda tensor: tensor[rows], tree)
 
 
 def _count(tree: Any) -> int:

@@ -144,6 +144,7 @@ class MetaRL:
         threads: CPU threads of the meta-update, and of environments that can use them; changes no number.
         workers: processes that step the environments, 0 for this one alone; changes no number.
         timeout: seconds that a worker may take to build, reset or step its share of the environments once.
+        device: where learning happens; changes rounding (`devices.prepare`). Environments stay on the CPU.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class MetaRL:
         threads: int = 1,
         workers: int = 0,
         timeout: float = 60.0,
+        device: torch.device | None = None,
     ) -> None:
         self.env, self.env_kwargs = env, dict(env_kwargs or {})
         self.settings = settings = settings or MetaRLSettings()
@@ -161,7 +163,7 @@ class MetaRL:
         self.env_steps = 0
         sampler = self._sampler(settings.tasks_per_batch, settings.episodes_per_task)
         try:
-            self.learner = _learner(settings, sampler)
+            self.learner = _learner(settings, sampler).to(device or "cpu")
             self.meta = MetaTRPO(self.learner, sampler, settings.gradient, settings.region, threads)
         except Exception:
             sampler.close()
@@ -275,7 +277,7 @@ class MetaRL:
             policies = [
                 AdaptedPolicy(
                     self.meta.policy,
-                    {name: values[0].clone() for name, values in params.items()},
+                    {name: values[0].cpu().clone() for name, values in params.items()},
                     flatten,
                     space,
                     sampler.discrete,

@@ -20,6 +20,7 @@ from torch.func import vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core import L2F, Params, Start
+from ..devices import moved
 from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape
 from ..networks import Distribution, Policy
 from ..shards import Shards, joined
@@ -132,6 +133,11 @@ class MetaTRPO:
         # Without attenuation θ̄ = θ, so the gradient at θ is the first step's whatever the mode.
         self.gradient_at_init = learner.attenuation is None or gradient.inner_data == "gradient_at_init"
 
+    @property
+    def device(self) -> torch.device:
+        """Where the learner is."""
+        return self.learner.step_sizes.device
+
     # ---- adaptation -------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> Callable[[Params], Tensor]:
@@ -151,8 +157,12 @@ class MetaTRPO:
         return adapted
 
     def act(self, params: Params, observations: Tensor, noise: Tensor) -> Tensor:
-        """Actions of N tasks, (N, B, A), under one set of parameters or under stacked ones, one for each task."""
-        return self.policy(params, observations).sample(noise)
+        """Actions of N tasks, (N, B, A), under one set of parameters or under stacked ones, one for each task.
+
+        Environments stay on the CPU: observations go to the parameters' device, actions come back.
+        """
+        there = moved((observations, noise), self.device)
+        return self.policy(params, there[0]).sample(there[1]).cpu()
 
     def collect(
         self, tasks: Sequence[Any], generators: Callable[[int], Sequence[np.random.Generator]], steps: int
@@ -170,7 +180,7 @@ class MetaTRPO:
             nonlocal phase, env_steps
             sampled = self.sampler.sample(partial(self.act, params), tasks, generators(phase))
             phase, env_steps = phase + 1, env_steps + sampled.steps()
-            return sampled, joined(self.shards.map(self.batch, sampled))
+            return sampled, joined(self.shards.map(self.batch, moved(sampled, self.device)))
 
         @torch.no_grad()
         def start_shard(batch: Batch) -> Start:
@@ -225,12 +235,13 @@ class MetaTRPO:
 
         data, start = rollouts.data, rollouts.start
         after, around = joined(self.shards.map(shard, (data.first, data.post, start, rollouts.params[-1])))
-        return Inspection(
+        found = Inspection(
             self.learner.gammas_by_tensor(start.gamma) if self.learner.attenuation else {},
             conflict_by_task(start.gradients),
             gradient_cosines(start.gradients, after),
             around,
         )
+        return moved(found, torch.device("cpu"))
 
     def batch(self, episodes: Episodes) -> Batch:
         """Episodes → samples with standardised advantages over a per-task baseline."""

@@ -125,6 +125,7 @@ class MetaSupervised:
         task_chunk: tasks per chunk.
         threads: CPU threads; changes no number.
         compiled: compile the loss (torch.compile); changes rounding. Not with a multi-step loss.
+        device: where learning happens; changes rounding (`devices.prepare`).
         adapted: which parameters (by name) the inner loop moves.
         attenuated: which parameters (by name) are attenuated.
     """
@@ -139,6 +140,7 @@ class MetaSupervised:
         task_chunk: int = 25,
         threads: int = 1,
         compiled: bool = False,
+        device: torch.device | None = None,
         adapted: Callable[[str], bool] = every_parameter,
         attenuated: Callable[[str], bool] = every_parameter,
     ) -> None:
@@ -157,7 +159,7 @@ class MetaSupervised:
             attenuated=attenuated,
             embedding_size=problem.embedding_size if attenuation.conditioning == "prototype" else None,
             generator=torch_generator(seed, Stream.INIT, 1),
-        )
+        ).to(device or "cpu")
         self.meta_loss = MetaLoss(self.learner, problem, batching, task_chunk, threads, compiled)
         self.optimiser = torch.optim.Adam(self.learner.parameters(), self.settings.optimiser.meta_lr, fused=True)
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")
@@ -172,7 +174,7 @@ class MetaSupervised:
         self._schedule(iteration)
         tasks = self._training_tasks(iteration)
         adaptation, gradient = self.meta_loss.gradient(tasks, self._step_weights(iteration))
-        if all(bool(piece.isfinite().all()) for piece in gradient):
+        if bool(torch.stack([piece.isfinite().all() for piece in gradient]).all()):
             self._update(gradient)
         else:
             logger.warning("iteration %d: the update was rejected: its gradient is not finite", iteration)

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from ..core import L2F, Params, Start
+from ..devices import Recorded, moved
 from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape
 from ..shards import Shards, joined, rows_of
 from .episodes import Split, Task
 
 Batching = Literal["vmap", "loop"]
+CPU = torch.device("cpu")
 Tree = TypeVar("Tree", bound=tuple)
 
 
@@ -108,7 +110,8 @@ class MetaLoss:
     """The meta-objective of a batch of tasks, and its gradient.
 
     Tasks are cut into chunks, each differentiated by itself, so memory holds the graphs of one chunk per thread. Sums
-    are taken in the chunks' order: the number of threads changes no digit.
+    are taken in the chunks' order: the number of threads changes no digit. Tasks go to the learner's device; all that
+    is not a gradient comes back to the CPU.
 
     Args:
         learner: θ, φ, α.
@@ -116,8 +119,9 @@ class MetaLoss:
         batching: `vmap` a chunk's tasks together, or `loop` over them. Small networks want the first, for they spend
             their time on dispatch; convolutions the second, for vmapped they are grouped, which is slower.
         task_chunk: tasks per chunk.
-        threads: chunks at a time.
-        compiled: compile the loss of a chunk (torch.compile, which needs a C++ compiler); rounding differs.
+        threads: chunks at a time; on a CUDA device one.
+        compiled: compile the loss of a chunk (torch.compile, which needs a C++ compiler); rounding differs. On a CUDA
+            device its gradient is recorded instead (`devices.Recorded`); rounding does not differ.
     """
 
     def __init__(
@@ -131,11 +135,14 @@ class MetaLoss:
     ) -> None:
         if batching not in get_args(Batching):
             raise ValueError(f"batching must be one of {get_args(Batching)}, got {batching!r}")
-        self.learner, self.problem, self.batching = learner, problem, batching
-        self.shards = Shards(threads, task_chunk)
-        # Static: a weight is a number of its own, not a symbol that several sets of weights share.
-        self._compile = partial(torch.compile, dynamic=False) if compiled else lambda function: function
-        self._losses: dict[Any, Callable[[Task], Adaptation]] = {}
+        self.learner, self.problem, self.batching, self.compiled = learner, problem, batching, compiled
+        self.shards = Shards(threads if self.device.type == "cpu" else 1, task_chunk)
+        self._gradients: dict[Any, Callable[[Task], tuple[Adaptation, list[Tensor]]]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the learner is."""
+        return self.learner.step_sizes.device
 
     def over_tasks(self, function: Callable[[Task], Tree], tasks: Task) -> Tree:
         """function(task) for every task of a chunk, the results stacked over tasks."""
@@ -148,19 +155,10 @@ class MetaLoss:
 
     def gradient(self, tasks: Task, weights: tuple[float, ...]) -> tuple[Adaptation, list[Tensor]]:
         """The batch's adaptations, and the gradient of their mean meta-loss with respect to (θ, φ, α)."""
-        parameters = list(self.learner.parameters())
-        losses = self._chunk_losses(weights)
-
-        def chunk(tasks: Task) -> tuple[Adaptation, list[Tensor]]:
-            adaptation = losses(tasks)
-            gradient = torch.autograd.grad(adaptation.loss.sum(), parameters, allow_unused=True)
-            zeroed = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient, strict=True)]
-            return adaptation._replace(loss=adaptation.loss.detach()), zeroed
-
-        parts = self.shards.map(chunk, tasks)
+        parts = self.shards.map(self._chunk_gradient(weights), moved(tasks, self.device))
         number = len(tasks.support)
         summed = [sum(pieces) / number for pieces in zip(*(gradient for _, gradient in parts), strict=True)]
-        return joined([adaptation for adaptation, _ in parts]), summed
+        return moved(joined([adaptation for adaptation, _ in parts]), CPU), summed
 
     def evaluate(self, tasks: Task, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """`scores_by_step` of a batch, stacked over tasks, without learning."""
@@ -169,8 +167,8 @@ class MetaLoss:
         def chunk(tasks: Task) -> tuple[Tensor, ...]:
             return self.over_tasks(lambda task: scores_by_step(self.learner, self.problem, task, steps), tasks)
 
-        scores, losses, outputs = joined(self.shards.map(chunk, tasks))
-        return scores, losses, outputs
+        scores, losses, outputs = joined(self.shards.map(chunk, moved(tasks, self.device)))
+        return moved((scores, losses, outputs), CPU)
 
     def starts(self, tasks: Task) -> tuple[Tensor, Params]:
         """Every task's γ (N, L), and ∇ of its support loss at θ, by name, stacked over tasks: what conflict is of."""
@@ -183,8 +181,8 @@ class MetaLoss:
 
             return self.over_tasks(task_start, tasks)
 
-        gamma, *gradients = joined(self.shards.map(chunk, tasks))
-        return gamma, dict(zip(self._names(), gradients, strict=True))
+        gamma, *gradients = joined(self.shards.map(chunk, moved(tasks, self.device)))
+        return moved((gamma, dict(zip(self._names(), gradients, strict=True))), CPU)
 
     def inspect(self, tasks: Task, steps: int) -> Inspection:
         """Conflict, γ, gradients before and after adaptation, the landscape around the first inner step; by task."""
@@ -204,7 +202,7 @@ class MetaLoss:
             return self.over_tasks(task_ends, tasks)
 
         gamma, before = self.starts(tasks)
-        ends = joined(self.shards.map(chunk, tasks))
+        ends = moved(joined(self.shards.map(chunk, moved(tasks, self.device))), CPU)
         around, after = Landscape(*ends[:3]), dict(zip(names, ends[3:], strict=True))
         return Inspection(
             self.learner.gammas_by_tensor(gamma) if self.learner.attenuation else {},
@@ -217,13 +215,26 @@ class MetaLoss:
         """What gradients at θ are taken with respect to."""
         return list(dict.fromkeys(self.learner.attenuated_names + self.learner.adapted_names))
 
-    def _chunk_losses(self, weights: tuple[float, ...]) -> Callable[[Task], Adaptation]:
-        """The losses of a chunk of tasks, as a function that is compiled once for each set of weights."""
+    def _chunk_gradient(self, weights: tuple[float, ...]) -> Callable[[Task], tuple[Adaptation, list[Tensor]]]:
+        """Adaptations of a chunk of tasks and the gradient of their summed losses; compiled once for every weights."""
         key = (weights, self.learner.inner.first_order)
-        if key not in self._losses:
+        if key in self._gradients:
+            return self._gradients[key]
+        parameters = list(self.learner.parameters())
 
-            def losses(tasks: Task) -> Adaptation:
-                return self.over_tasks(lambda task: meta_loss(self.learner, self.problem, task, weights), tasks)
+        def losses(tasks: Task) -> Adaptation:
+            return self.over_tasks(lambda task: meta_loss(self.learner, self.problem, task, weights), tasks)
 
-            self._losses[key] = self._compile(losses)
-        return self._losses[key]
+        if self.compiled and self.device.type == "cpu":
+            # Static: a weight is a number of its own, not a symbol that several sets of weights share.
+            losses = torch.compile(losses, dynamic=False)
+
+        def gradient(tasks: Task) -> tuple[Adaptation, list[Tensor]]:
+            adaptation = losses(tasks)
+            pieces = torch.autograd.grad(adaptation.loss.sum(), parameters, allow_unused=True)
+            zeroed = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, pieces, strict=True)]
+            return adaptation._replace(loss=adaptation.loss.detach()), zeroed
+
+        recorded = self.compiled and self.device.type == "cuda"
+        self._gradients[key] = Recorded(gradient) if recorded else gradient
+        return self._gradients[key]

@@ -1,0 +1,124 @@
+"""Where learning happens: the CPU, or a CUDA device.
+
+Environments and data stay on the CPU; what is learned from them is moved over, and what is reported comes back.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+Tree = TypeVar("Tree")
+
+
+def prepare(name: str, tf32: bool = False) -> torch.device:
+    """The device of a name, set up so that a run there repeats bit for bit on the same machine.
+
+    Args:
+        name: `cpu`, `cuda`, or `cuda:1` and so on.
+        tf32: let matrix products and convolutions of a CUDA device round their factors to 10 bits of mantissa, which is
+            faster; otherwise everything is float32 proper.
+    Raises:
+        ValueError: there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {name!r}")
+    if device.type == "cpu":
+        if tf32:
+            raise ValueError("tf32 is a way of CUDA devices to compute; drop it, or choose --device cuda")
+        return device
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        found = f"{count} of them" if count else "none; PyTorch's CUDA build and an NVIDIA driver are needed"
+        raise ValueError(f"device {name} was asked for, but this machine has {found}; choose another, or --device cpu")
+    # cuBLAS reads this when it starts; without it its sums depend on which part of its workspace is free.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    return device
+
+
+def moved(tree: Tree, device: torch.device) -> Tree:
+    """The same tree of dicts, tuples and lists, with its tensors on a device.
+
+    On the way to a CUDA device they pass through pinned memory, so the copy runs while the CPU goes on.
+    """
+
+    def move(tensor: Tensor) -> Tensor:
+        if tensor.device == device or device.type == "cpu":
+            return tensor.to(device)
+        return (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(device, non_blocking=True)
+
+    return mapped(move, tree)
+
+
+def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """function(tensor) for every tensor of a tree of dicts, tuples and lists, in a tree of the same shape."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {name: mapped(function, value) for name, value in tree.items()}
+    parts = [mapped(function, value) for value in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """The tensors of a tree of dicts, tuples and lists, in order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(note, tree)
+    return found
+
+
+WARM_UPS = 3
+"""Calls before a recording, in which libraries choose their algorithms and take their memory."""
+
+
+class Recorded(Generic[Tree]):
+    """A function of a tree of tensors on a CUDA device, recorded at its first call and replayed at every later one.
+
+    Small networks keep a GPU waiting for the next launch; a recording (a CUDA graph) launches all of it at once, and
+    gives the same digits. What the function reads besides its argument, such as parameters, it must find at the same
+    place in memory every time; and it may not look at a number.
+
+    Args:
+        function: a tree of tensors → a tree of tensors.
+    """
+
+    def __init__(self, function: Callable[[Any], Tree]) -> None:
+        self.function = function
+        self.recordings: dict[Any, tuple[torch.cuda.CUDAGraph, Any, Tree]] = {}
+
+    def __call__(self, tree: Any) -> Tree:
+        given = tensors_of(tree)
+        key = tuple(tensor.shape for tensor in given)
+        if key not in self.recordings:
+            self.recordings[key] = self._record(mapped(Tensor.clone, tree))
+        graph, read, written = self.recordings[key]
+        for ours, theirs in zip(tensors_of(read), given, strict=True):
+            ours.copy_(theirs)
+        graph.replay()
+        return mapped(Tensor.clone, written)
+
+    def _record(self, tree: Any) -> tuple[torch.cuda.CUDAGraph, Any, Tree]:
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UPS):
+                self.function(tree)
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            written = self.function(tree)
+        return graph, tree, written
