@@ -54,7 +54,8 @@ def moved(tree: Tree, device: torch.device) -> Tree:
     def move(tensor: Tensor) -> Tensor:
         if tensor.device == device or device.type == "cpu":
             return tensor.to(device)
-        return (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(device, non_blocking=True)
+        staged = tensor.contiguous().pin_memory() if tensor.device.type == "cpu" else tensor
+        return staged.to(device, non_blocking=True)
 
     return mapped(move, tree)
 
