@@ -9,7 +9,7 @@ by default), P scalars in the attenuated tensors.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -106,37 +106,36 @@ def share_gammas(shapes: dict[str, torch.Size], scope: Scope) -> list[Tensor]:
         shapes: the attenuated tensors' names and shapes.
         scope: what shares one entry.
     Returns:
-        One integer tensor per name, of that name's shape, with values in [0, L).
+        One integer tensor per name, with values in [0, L): of that name's shape, but of length 1 along axes whose
+        scalars all share their entries.
     """
     layers = {layer: number for number, layer in enumerate(dict.fromkeys(map(layer_of, shapes)))}
     owners, used = [], 0
     for number, (name, shape) in enumerate(shapes.items()):
-        rows = shape[0] if shape else 1
-        if scope == "network":
-            owner = torch.zeros(shape, dtype=torch.long)
-        elif scope == "layer":
-            owner = torch.full(shape, layers[layer_of(name)])
-        elif scope == "tensor":
-            owner = torch.full(shape, number)
-        elif scope == "filter":
-            owner = used + torch.arange(rows).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+        if scope in ("filter", "weight"):
+            kept = len(shape) if scope == "weight" else 1
+            sizes = torch.Size(size if axis < kept else 1 for axis, size in enumerate(shape))
+            owner = used + torch.arange(sizes.numel()).reshape(sizes)
+            used += sizes.numel()
         else:
-            owner = used + torch.arange(shape.numel()).reshape(shape)
-        used += rows if scope == "filter" else shape.numel()
+            entry = {"network": 0, "layer": layers[layer_of(name)], "tensor": number}[scope]
+            owner = torch.full([1] * len(shape), entry)
         owners.append(owner)
     return owners
 
 
-def embed(gradients: Sequence[Tensor], owner: Tensor, scale: EmbeddingScale, entries: int | None = None) -> Tensor:
+def embed(
+    gradients: Sequence[Tensor], owners: Collection[Tensor], scale: EmbeddingScale, entries: int | None = None
+) -> Tensor:
     """Task embedding: the mean gradient over everything that shares a γ, eˡ = mean(∇_θˡ L_D(f_θ)) (Sec. 3.4).
 
     Args:
-        gradients: the attenuated tensors' gradients, P scalars together.
-        owner: (P,), which entry of γ each scalar belongs to.
+        gradients: the attenuated tensors' gradients.
+        owners: for each, which entry of γ its scalars belong to, as `share_gammas` gives it.
         scale: `raw` as in the paper; `normalised`: each tensor first divided by its root mean square; `standardised`:
             that times √n, n the number of scalars in the mean. Root mean squares are taken to be no less than √ε of
             the largest one, ε the rounding error of a number: a gradient that is 0 but for rounding stays near 0.
-        entries: L, where it is known; else it is looked up in `owner`.
+        entries: L, where it is known; else it is looked up in `owners`.
     Returns:
         (L,), detached: the embedding is data, not a path for gradients.
     """
@@ -145,11 +144,19 @@ def embed(gradients: Sequence[Tensor], owner: Tensor, scale: EmbeddingScale, ent
         precision = torch.finfo(squares.dtype)
         sizes = (squares + precision.eps * squares.amax()).sqrt().clamp_min(precision.tiny)
         gradients = [g / size for g, size in zip(gradients, sizes, strict=True)]
-    flat = torch.cat([g.flatten() for g in gradients]).detach()
-    entries = int(owner.max()) + 1 if entries is None else entries
-    zeros = flat.new_zeros(entries)
-    counts = zeros.scatter_add(0, owner, torch.ones_like(flat))
-    return zeros.scatter_add(0, owner, flat) / (counts.sqrt() if scale == "standardised" else counts)
+    pairs = list(zip(gradients, owners, strict=True))
+    sums = torch.cat([_sum_like(g, owner).flatten() for g, owner in pairs]).detach()
+    each = torch.cat([torch.full_like(owner, g.numel() // owner.numel()).flatten() for g, owner in pairs])
+    owner = torch.cat([owner.flatten() for owner in owners])
+    zeros = sums.new_zeros(int(owner.max()) + 1 if entries is None else entries)
+    counts = zeros.scatter_add(0, owner, each.to(sums.dtype))
+    return zeros.scatter_add(0, owner, sums) / (counts.sqrt() if scale == "standardised" else counts)
+
+
+def _sum_like(tensor: Tensor, owner: Tensor) -> Tensor:
+    """The tensor summed along the axes that `owner` has but once."""
+    shared = [axis for axis, size in enumerate(owner.shape) if size == 1]
+    return tensor.sum(shared, keepdim=True) if shared else tensor
 
 
 def attenuate(theta: Params, gamma: Params, delta: Params | None = None, logarithmic: Sequence[str] = ()) -> Params:
@@ -206,7 +213,7 @@ class L2F(nn.Module):
         generator: draws the attenuator's initial weights.
     """
 
-    owner: Tensor
+    _owner: Tensor
     step_sizes: Tensor
     attenuator: nn.Sequential
 
@@ -243,9 +250,10 @@ class L2F(nn.Module):
             self.register_buffer("step_sizes", alpha)
         if attenuation:
             self._shapes = {name: shapes[name] for name in self.attenuated_names}
-            owner = torch.cat([o.flatten() for o in share_gammas(self._shapes, attenuation.scope)])
-            self.register_buffer("owner", owner, persistent=False)
-            self._entries = int(owner.max()) + 1
+            owners = share_gammas(self._shapes, attenuation.scope)
+            self._owner_shapes = [owner.shape for owner in owners]
+            self.register_buffer("_owner", torch.cat([owner.flatten() for owner in owners]), persistent=False)
+            self._entries = int(self._owner.max()) + 1
             self._build_attenuator(attenuation, embedding_size, generator)
             self._set_initial_gammas(attenuation, initial_gammas or {})
 
@@ -286,8 +294,14 @@ class L2F(nn.Module):
 
     def _owned_entries(self) -> dict[str, Tensor]:
         """Which entries of γ each attenuated parameter uses."""
-        owners = self.owner.split([shape.numel() for shape in self._shapes.values()])
-        return {name: owner.unique() for name, owner in zip(self._shapes, owners, strict=True)}
+        return {name: owner.unique() for name, owner in self.owners.items()}
+
+    @property
+    def owners(self) -> Params:
+        """Which entry of γ the scalars of each attenuated parameter belong to, as `share_gammas` gives it, by name."""
+        pieces = self._owner.split([shape.numel() for shape in self._owner_shapes])
+        shaped = (piece.reshape(shape) for piece, shape in zip(pieces, self._owner_shapes, strict=True))
+        return dict(zip(self._shapes, shaped, strict=True))
 
     @property
     def theta(self) -> Params:
@@ -313,7 +327,7 @@ class L2F(nn.Module):
                 embedding = prototype
             else:
                 chosen = [gradients[name] for name in self.attenuated_names]
-                embedding = embed(chosen, self.owner, self.attenuation.embedding, self._entries)
+                embedding = embed(chosen, self.owners.values(), self.attenuation.embedding, self._entries)
             output = self.attenuator(embedding)
             if self.attenuation.transform == "attenuate":
                 output = output.sigmoid()
@@ -322,11 +336,9 @@ class L2F(nn.Module):
             return gamma, delta
         return output, None
 
-    def _spread(self, values: Tensor) -> Params:
-        """Entries of γ or δ (L,) → one tensor per attenuated parameter, of its shape."""
-        sizes = [shape.numel() for shape in self._shapes.values()]
-        pieces = values[self.owner].split(sizes)
-        return {n: piece.reshape(s) for (n, s), piece in zip(self._shapes.items(), pieces, strict=True)}
+    def spread(self, values: Tensor) -> Params:
+        """Entries of γ or δ (L,) → for every attenuated parameter a tensor that broadcasts to it."""
+        return {name: values[owner] for name, owner in self.owners.items()}
 
     def gammas_by_tensor(self, gamma: Tensor) -> Params:
         """Entries of γ (..., L) that belong to each attenuated tensor: (..., entries), by name."""
@@ -358,8 +370,8 @@ class L2F(nn.Module):
         if self.attenuation is None:
             return Start(theta, next(iter(theta.values())).new_zeros(0), gradients)
         gamma, delta = self.gamma(gradients, prototype)
-        shift = None if delta is None else self._spread(delta)
-        return Start(attenuate(theta, self._spread(gamma), shift, self.logarithmic), gamma, gradients)
+        shift = None if delta is None else self.spread(delta)
+        return Start(attenuate(theta, self.spread(gamma), shift, self.logarithmic), gamma, gradients)
 
     def alpha(self, step: int) -> Params:
         """Step sizes of inner step `step` (from 0) by name; those beyond the trained steps shrink the last."""

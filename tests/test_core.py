@@ -39,52 +39,66 @@ class Two(nn.Module):
     ],
 )
 def test_scope_says_which_scalars_share_a_gamma(scope, expected):
-    owner = torch.cat([o.flatten() for o in share_gammas(SHAPES, scope)])
-    assert owner.tolist() == expected
+    owners = share_gammas(SHAPES, scope)
+    every = torch.cat([o.expand(shape).flatten() for o, shape in zip(owners, SHAPES.values(), strict=True)])
+    assert every.tolist() == expected
+
+
+@pytest.mark.parametrize("scale", ["raw", "normalised", "standardised"])
+@pytest.mark.parametrize("scope", ["network", "layer", "tensor", "filter", "weight"])
+def test_embedding_is_a_mean_over_whatever_shares_a_gamma(scope, scale):
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in SHAPES.values()]
+    owners = share_gammas(SHAPES, scope)
+    scaled = [g if scale == "raw" else g / g.square().mean().sqrt() for g in gradients]
+    shared = {}
+    for values, owner in zip(scaled, owners, strict=True):
+        for value, entry in zip(values.flatten().tolist(), owner.expand(values.shape).flatten().tolist(), strict=True):
+            shared.setdefault(entry, []).append(value)
+    root = 0.5 if scale == "standardised" else 1.0
+    expected = [sum(values) / len(values) ** root for _, values in sorted(shared.items())]
+    assert embed(gradients, owners, scale).tolist() == pytest.approx(expected)
 
 
 def test_raw_embedding_is_the_mean_gradient_of_each_tensor():
     gradients = [torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0]]), torch.tensor([-1.0, 2.0])]
-    owner = torch.tensor([0] * 6 + [1] * 2)
+    owners = [torch.tensor([[0]]), torch.tensor([1])]
     # (1+2+3+4+5+9)/6 = 4;  (−1+2)/2 = 0.5
-    torch.testing.assert_close(embed(gradients, owner, "raw"), torch.tensor([4.0, 0.5]))
+    torch.testing.assert_close(embed(gradients, owners, "raw"), torch.tensor([4.0, 0.5]))
 
 
 def test_normalised_embedding_divides_each_tensor_by_its_root_mean_square():
     gradients = [torch.tensor([3.0, -1.0, 1.0, 1.0])]
     # mean 1, rms √(12/4) = √3
-    torch.testing.assert_close(
-        embed(gradients, torch.zeros(4, dtype=torch.long), "normalised"), torch.tensor([3**-0.5])
-    )
+    torch.testing.assert_close(embed(gradients, [torch.tensor([0])], "normalised"), torch.tensor([3**-0.5]))
 
 
 def test_standardised_embedding_is_the_mean_in_units_of_its_standard_error():
     gradients = [torch.tensor([3.0, -1.0, 1.0, 1.0])]
     # normalised 1/√3, times √4
-    owner = torch.zeros(4, dtype=torch.long)
-    torch.testing.assert_close(embed(gradients, owner, "standardised"), torch.tensor([2 * 3**-0.5]))
+    torch.testing.assert_close(embed(gradients, [torch.tensor([0])], "standardised"), torch.tensor([2 * 3**-0.5]))
 
 
 def test_normalised_embedding_does_not_blow_up_what_is_zero_but_for_rounding():
     # The second gradient is 1e-6 of the first, as that of a bias before a normalisation: 1e-6 / √ε = 0.0029.
-    gradients, owner = [torch.ones(4), torch.full((4,), 1e-6)], torch.arange(2).repeat_interleave(4)
+    gradients, owners = [torch.ones(4), torch.full((4,), 1e-6)], [torch.tensor([0]), torch.tensor([1])]
     noise = 1e-6 / math.sqrt(torch.finfo(torch.float32).eps)
-    assert embed(gradients, owner, "normalised").tolist() == pytest.approx([1.0, noise], rel=1e-5)
+    assert embed(gradients, owners, "normalised").tolist() == pytest.approx([1.0, noise], rel=1e-5)
     # A hundredth, though, is a gradient like any other.
     gradients[1] = torch.full((4,), 0.01)
-    assert embed(gradients, owner, "normalised").tolist() == pytest.approx([1.0, 1.0], rel=1e-3)
+    assert embed(gradients, owners, "normalised").tolist() == pytest.approx([1.0, 1.0], rel=1e-3)
 
 
 def test_normalised_embedding_ignores_the_gradients_scale_and_survives_zero():
     gradient = torch.randn(8, generator=torch.Generator().manual_seed(0))
-    owner = torch.zeros(8, dtype=torch.long)
-    torch.testing.assert_close(embed([gradient], owner, "normalised"), embed([1e-4 * gradient], owner, "normalised"))
-    assert embed([torch.zeros(8)], owner, "normalised").tolist() == [0.0]
+    owners = [torch.tensor([0])]
+    torch.testing.assert_close(embed([gradient], owners, "normalised"), embed([1e-4 * gradient], owners, "normalised"))
+    assert embed([torch.zeros(8)], owners, "normalised").tolist() == [0.0]
 
 
 def test_embedding_is_data_not_a_path_for_gradients():
     gradient = torch.ones(3, requires_grad=True)
-    assert not embed([gradient], torch.zeros(3, dtype=torch.long), "raw").requires_grad
+    assert not embed([gradient], [torch.tensor([0])], "raw").requires_grad
 
 
 def test_attenuation_multiplies_and_keeps_unnamed_tensors():
@@ -200,7 +214,7 @@ def frozen_gammas(learner, x, y):
 
         gradients = learner.gradients(loss, learner.theta, list(learner.theta))
         chosen = [gradients[name] for name in learner.attenuated_names]
-        result.append(embed(chosen, learner.owner, learner.attenuation.embedding))
+        result.append(embed(chosen, learner.owners.values(), learner.attenuation.embedding))
     return result
 
 

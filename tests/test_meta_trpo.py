@@ -223,7 +223,7 @@ def test_embedding_agrees_with_finite_differences_of_the_loss():
     learner, task = meta.learner, task_of(data, 2).first
     theta = {name: p.detach().clone() for name, p in learner.theta.items()}
     gradients = learner.gradients(meta.loss(task), theta)
-    embedding = embed([gradients[name] for name in learner.attenuated_names], learner.owner, "raw")
+    embedding = embed([gradients[name] for name in learner.attenuated_names], learner.owners.values(), "raw")
     for entry, name in enumerate(learner.attenuated_names):
         # the mean of a tensor's gradient is the loss's slope along all its scalars together, over their number
         moved = [meta.loss(task)(theta | {name: theta[name] + step}).item() for step in (1e-5, -1e-5)]

@@ -309,11 +309,7 @@ def forgetting(l2f: L2F | None, gradient: Tensor) -> tuple[Callable[[Tensor], Te
     if l2f is None:
         return lambda weights: weights, gradient.new_zeros(0)
     gamma, delta = l2f.gamma({"weights": gradient})
-    factors, shifts = (
-        None if entries is None else {"weights": entries[l2f.owner].reshape(gradient.shape)}
-        for entries in (gamma, delta)
-    )
-    assert factors is not None
+    factors, shifts = l2f.spread(gamma), None if delta is None else l2f.spread(delta)
     return lambda weights: attenuate({"weights": weights}, factors, shifts)["weights"], gamma
 
 
