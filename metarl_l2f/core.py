@@ -341,8 +341,8 @@ class L2F(nn.Module):
         return {name: values[owner] for name, owner in self.owners.items()}
 
     def gammas_by_tensor(self, gamma: Tensor) -> Params:
-        """Entries of γ (..., L) that belong to each attenuated tensor: (..., entries), by name."""
-        return {name: gamma[..., entries] for name, entries in self._owned_entries().items()}
+        """Entries of γ (..., L), on any device, that belong to each attenuated tensor: (..., entries), by name."""
+        return {name: gamma[..., entries.to(gamma.device)] for name, entries in self._owned_entries().items()}
 
     def gradients(self, loss: Loss, params: Params, names: Sequence[str] = ()) -> Params:
         """∇ loss(params) by name; a constant to the outer gradient when first-order.

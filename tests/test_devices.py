@@ -62,6 +62,7 @@ def sinusoids(device=CPU, compiled=False, **settings):
         attenuation=Attenuation(scope="filter", initial_gamma=0.9),
         inner=InnerLoop(2, 0.01, learn_inner_lr=True),
         validation_tasks=4,
+        diagnostics_every=2,
         **settings,
     )
     problem = SinusoidProblem(curves, curves, shots=6, hidden_sizes=(8, 8))
@@ -75,11 +76,11 @@ def images(device=CPU, compiled=False, batching="loop"):
         torch.randint(0, 256, (24, 1, 28, 28), generator=generator, dtype=torch.uint8), labels, tuple("abcdef")
     )
     problem = ImageProblem(dict.fromkeys(("train", "val", "test"), data), Shape(3, 1, 2), Classifier(filters=8), 1)
-    chosen = SupervisedSettings(tasks_per_batch=2, inner=InnerLoop(1, 0.1), validation_tasks=2)
+    chosen = SupervisedSettings(tasks_per_batch=2, inner=InnerLoop(1, 0.1), validation_tasks=2, diagnostics_every=2)
     return MetaSupervised(problem, chosen, device=device, compiled=compiled, batching=batching, task_chunk=2)
 
 
-def navigation(device=CPU):
+def navigation(device=CPU, threads=1):
     settings = MetaRLSettings(
         tasks_per_batch=4,
         episodes_per_task=5,
@@ -88,7 +89,7 @@ def navigation(device=CPU):
         initial_std_gamma=0.5,
         region=TrustRegion(fisher_fraction=1.0),
     )
-    return MetaRL("metarl_l2f/Navigation2D-v0", settings, {"horizon": 8}, device=device)
+    return MetaRL("metarl_l2f/Navigation2D-v0", settings, {"horizon": 8}, threads, device=device)
 
 
 EXPERIMENTS = {
@@ -122,7 +123,8 @@ def test_supervised_learning_there_is_that_of_the_cpu(build):
     for mine, other in zip(ours[1], theirs[1], strict=True):
         assert other.device.type == "cuda"
         torch.testing.assert_close(other.cpu(), mine, rtol=1e-3, atol=1e-4)
-    for value in tensors_of([theirs[0], there.meta_loss.evaluate(tasks, 2), there.meta_loss.starts(tasks)]):
+    evaluated, started, seen = there.meta_loss.evaluate(tasks, 2), there.meta_loss.starts(tasks), there.meta_loss
+    for value in tensors_of([theirs[0], evaluated, started, seen.inspect(tasks, 1)]):
         assert value.device == CPU
     here.close(), there.close()
 
@@ -169,7 +171,7 @@ def test_a_resumed_run_there_is_the_unbroken_one(build, score, tmp_path):
 @pytest.mark.gpu
 def test_reinforcement_learning_there_is_that_of_the_cpu():
     lines, state = trained(navigation(), 2)
-    others, there = trained(navigation(cuda()), 2)
+    others, there = trained(navigation(cuda(), threads=2), 2)
     for line, other in zip(lines, others, strict=True):
         for tag in ("return/step_0", "return/step_1", "kl", "surrogate/change", "conflict/network"):
             assert other[tag] == pytest.approx(line[tag], rel=2e-3, abs=1e-5), tag
@@ -180,6 +182,8 @@ def test_reinforcement_learning_there_is_that_of_the_cpu():
 @pytest.mark.gpu
 def test_a_policy_adapted_there_plays_here():
     experiment = navigation(cuda())
+    found = experiment.meta.inspect(experiment.validation_rollouts()[0])
+    assert all(value.device == CPU for value in tensors_of(found)) and "gamma/log_std/mean" in found.metrics()
     adapted = experiment.adapt(task=experiment.held_out_tasks(1, 1)[0], episodes=3)
     assert dataclasses.is_dataclass(adapted.policy) and adapted.policy([0.0, 0.0]).shape == (2,)
     experiment.close()

@@ -117,7 +117,7 @@ class MetaTRPO:
         sampler: N tasks × B episodes.
         gradient: estimators of the inner and outer policy gradient.
         region: the trust region.
-        threads: tasks are differentiated on this many threads; changes no result.
+        threads: tasks are differentiated on this many threads, on a CUDA device on one; changes no result.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class MetaTRPO:
             )
         self.learner, self.sampler, self.gradient, self.region = learner, sampler, gradient, region
         self.policy = learner.network
-        self.shards = Shards(threads)
+        self.shards = Shards(threads if self.device.type == "cpu" else 1)
         # Without attenuation θ̄ = θ, so the gradient at θ is the first step's whatever the mode.
         self.gradient_at_init = learner.attenuation is None or gradient.inner_data == "gradient_at_init"
 
