@@ -14,8 +14,7 @@ import tyro
 
 from metarl_l2f.evaluation import Evaluation, load_evaluation, mean_interval, paired_differences
 from metarl_l2f.launchers.run import read_config
-from metarl_l2f.training import checkpoint, metrics
-from metarl_l2f.training.loop import BEST_FILE
+from metarl_l2f.training import metrics
 
 PAPER = {
     # Table 7 of L2F: MSE by shots and steps, of MAML and of L2F.
@@ -78,12 +77,19 @@ def read(folder: Path) -> tuple[Row, Evaluation]:
         "minus_maml": "",
         "minus_maml_95": "",
         "tasks": len(evaluation.scores),
-        "best_iteration": checkpoint.load(folder / BEST_FILE)["iteration"],
+        "best_iteration": best_iteration(log, f"validation/{evaluation.score}/step_{settings['inner']['inner_steps']}"),
         "minutes": round(sum(line["time/iteration"] for line in log) * options["log_every"] / 60, 1),
         "command": config["command"],
         "commit": config["git_commit"],
         **config["versions"],
     }, evaluation
+
+
+def best_iteration(log: list[dict[str, Any]], key: str) -> int:
+    """When validation was best, as training's own best.pt has it: the first of equals."""
+    validated = [line for line in log if key in line]
+    best = (max if "accuracy" in key else min)(validated, key=lambda line: line[key])
+    return best["iteration"]
 
 
 def is_baseline(row: Row) -> bool:

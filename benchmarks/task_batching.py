@@ -6,11 +6,12 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
 
+from metarl_l2f import devices
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop
 from metarl_l2f.supervised.episodes import Images, Shape
@@ -42,36 +43,34 @@ class Options:
     """CPU threads of what is measured on several."""
     compile: bool = False
     """Measure torch.compile too; needs a C++ compiler."""
+    device: str = "cpu"
+    """Where to learn: `cpu`, or `cuda`, where --compile measures recorded gradients."""
     out: Path | None = None
     """Where to write the json, if anywhere."""
 
 
 def build(options: Options, batching: Batching, chunk: int, threads: int, compiled: bool) -> MetaSupervised:
     """One way of doing it."""
+    how: dict[str, Any] = {
+        "batching": batching,
+        "task_chunk": chunk,
+        "threads": threads,
+        "compiled": compiled,
+        "device": devices.prepare(options.device),
+    }
     inner = InnerLoop(options.inner_steps, 0.01)
     if options.problem == "sinusoid":
         curves = Curves(frequency=FREQUENCIES)
         settings = SupervisedSettings(options.method, tasks_per_batch=25, attenuation=Attenuation(), inner=inner)
         problem = SinusoidProblem(curves, curves)
-        return MetaSupervised(
-            problem, settings, batching=batching, task_chunk=chunk, threads=threads, compiled=compiled
-        )
+        return MetaSupervised(problem, settings, **how)
     pixels = torch.randint(0, 256, (50 * 20, 1, 28, 28), dtype=torch.uint8)
     labels = torch.arange(50).repeat_interleave(20)
     images = Images(pixels, labels, tuple(map(str, range(50))))
     settings = SupervisedSettings(options.method, tasks_per_batch=8, attenuation=Attenuation(), inner=inner)
     classifier = Classifier(pooling="max" if options.problem == "max" else "stride")
     problem = ImageProblem({"train": images, "val": images, "test": images}, Shape(), classifier, options.inner_steps)
-    return MetaSupervised(
-        problem,
-        settings,
-        batching=batching,
-        task_chunk=chunk,
-        threads=threads,
-        compiled=compiled,
-        adapted=in_inner_loop,
-        attenuated=in_inner_loop,
-    )
+    return MetaSupervised(problem, settings, **how, adapted=in_inner_loop, attenuated=in_inner_loop)
 
 
 def main() -> None:
@@ -89,6 +88,7 @@ def main() -> None:
     }
     if options.compile:
         ways["vmap, all tasks, compiled"] = ("vmap", tasks, 1, True)
+        ways["loop, compiled"] = ("loop", 1, 1, True)
     experiments = {name: build(options, *way) for name, way in ways.items()}
     iterations = options.iterations * (100 if options.problem == "sinusoid" else 1)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -105,7 +105,7 @@ def main() -> None:
         print(f"  {name:<32} {1e3 * median:9.2f} ms  {1 / median:8.1f} per s  {median / best:5.2f} × the fastest")
     if options.out is not None:
         record = {"problem": options.problem, "method": options.method, "inner_steps": options.inner_steps}
-        record |= {"tasks": tasks, "seconds": medians, "cores": os.cpu_count()}
+        record |= {"tasks": tasks, "device": options.device, "seconds": medians, "cores": os.cpu_count()}
         options.out.write_text(json.dumps(record | provenance(), indent=1) + "\n")
 
 

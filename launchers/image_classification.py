@@ -19,7 +19,6 @@ from metarl_l2f.launchers.supervised import RunOptions, best_states, launch
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
 from metarl_l2f.supervised.episodes import Shape
 from metarl_l2f.supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings
-from metarl_l2f.supervised.meta_loss import Batching
 from metarl_l2f.training.seeding import Stream, generator
 
 Protocol = Literal["best", "official"]
@@ -61,10 +60,6 @@ class ImageClassification(RunOptions):
     """Run of launchers/prototypes.py whose class prototypes γ is read off; with --conditioning prototype (Table 5)."""
     iterations: int = 5_000
     """Meta-iterations in all; may be raised when resuming, unless the schedule depends on it."""
-    batching: Batching = "loop"
-    """Tasks of a chunk together (`vmap`), or one after another (`loop`): a matter of speed, and of the last digits."""
-    task_chunk: int = 1
-    """Tasks per chunk: memory holds the graphs of one chunk per thread."""
     validate_every: int = 250
     """Meta-iterations between validations; best.pt keeps the best."""
     checkpoint_every: int = 50
@@ -81,6 +76,8 @@ class ImageClassification(RunOptions):
     protocol: Protocol = "best"
     """Of the evaluation: the `best` model by validation, or the `official` code's: logits of the three best averaged.
     Both print honest 95 % intervals over tasks, the second the official code's ± too."""
+
+    convolves = True
 
     @property
     def keep_best(self) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from matplotlib.figure import Figure
 
@@ -42,10 +42,11 @@ class RunOptions(run.RunOptions):
     tasks, with pictures in TensorBoard; 0 looks never."""
     log_every: int = 100
     """Meta-iterations that one line of metrics averages."""
-    batching: Batching = "vmap"
-    """Tasks of a chunk together (`vmap`), or one after another (`loop`): a matter of speed, and of the last digits."""
-    task_chunk: int = 25
-    """Tasks per chunk: memory holds the graphs of one chunk per thread."""
+    batching: Batching | Literal["auto"] = "auto"
+    """Tasks of a chunk together (`vmap`), or one after another (`loop`): a matter of speed, and of the last digits.
+    `auto` is `vmap`, but for images on a CPU, where vmapped convolutions are slower, `loop`."""
+    task_chunk: int | None = None
+    """Tasks per chunk: memory holds the graphs of one chunk per thread. By default 25 that are vmapped, 1 of a loop."""
     compile: bool = False
     """Compile the loss with torch.compile, which needs a C++ compiler: seconds to start, then twice as fast where
     networks are small; rounding differs. On a CUDA device record its gradient instead, which is many times as fast."""
@@ -55,6 +56,8 @@ class RunOptions(run.RunOptions):
     """On a CUDA device, round the factors of products to TF32: faster, with about three digits."""
 
     may_change_on_resume = (*run.RunOptions.may_change_on_resume, "device", "tf32")
+    convolves: ClassVar[bool] = False
+    """Whether the network is made of convolutions."""
 
     def problem(self) -> Problem:
         """What is to be learned."""
@@ -62,15 +65,17 @@ class RunOptions(run.RunOptions):
 
     def experiment(self) -> MetaSupervised:
         """A new experiment of these options."""
+        device = devices.prepare(self.device, self.tf32)
+        looped = self.convolves and device.type == "cpu" if self.batching == "auto" else self.batching == "loop"
         return MetaSupervised(
             self.problem(),
             self.settings,
             iterations=self.iterations,
-            batching=self.batching,
-            task_chunk=self.task_chunk,
+            batching="loop" if looped else "vmap",
+            task_chunk=(1 if looped else 25) if self.task_chunk is None else self.task_chunk,
             threads=self.threads,
             compiled=self.compile,
-            device=devices.prepare(self.device, self.tf32),
+            device=device,
             adapted=self.adapted,
             attenuated=self.attenuated,
         )
