@@ -257,7 +257,8 @@ def _quiet_mlp(sizes: Sequence[int], activation: Activation, generator: torch.Ge
 
 # --- Images ---
 
-LEAKY_SLOPE = 0.01  # Of the official networks' rectifiers below 0.
+LEAKY_SLOPE = 0.01  # Of the official Conv4's rectifiers below 0.
+RESNET_POOLS = (0, 0, 1, None)  # Padding of the pooling after each of ResNet12's blocks; the last has no pooling.
 
 
 class Norm(nn.Module):
@@ -345,25 +346,26 @@ class Conv4(ImageClassifier):
 
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
         """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
+        strided = self.pooling == "stride"
         for number, block in enumerate(self.blocks):
             prefix = f"blocks.{number}"
-            weight, stride = params[f"{prefix}.conv.weight"], 2 if self.pooling == "stride" else 1
-            images = F.conv2d(images, weight, stride=stride, padding=1)
+            images = F.conv2d(images, params[f"{prefix}.conv.weight"], stride=2 if strided else 1, padding=1)
             images = block.get_submodule("norm")(params, f"{prefix}.norm", images, step)
-            images = F.relu(images) if self.pooling == "stride" else _leaky_pooled(images)
-        return images.mean((2, 3)) if self.pooling == "stride" else images.flatten(1)
+            images = F.relu(images) if strided else F.max_pool2d(F.leaky_relu(images, LEAKY_SLOPE), 2)
+        return images.mean((2, 3)) if strided else images.flatten(1)
 
 
 class ResNet12(ImageClassifier):
     """Four residual blocks of three convolutions, 64, 128, 256 and 512 wide, and a linear head on the mean over places.
 
-    Each block: (3×3 convolution, normalisation, leaky ReLU) twice, a third convolution with normalisation, plus the
-    normalised 1×1 convolution of the input; leaky ReLU; 2×2 max pooling.
+    Each block: (3×3 convolution, normalisation, ReLU) twice, a third convolution with normalisation, plus the
+    normalised 1×1 convolution of the input; ReLU; 2×2 max pooling, after the third block with one pixel of padding,
+    after the last one none: as the official code has it, which other ResNet12s are not quite like.
 
     Args:
         image_shape: (C, H, W) of the images.
         classes: outputs.
-        widths: of the blocks.
+        widths: of the four blocks.
         norm_steps: sets of scales and shifts of the normalisation.
         generator: draws the initial weights, Xavier uniform; biases start at 0.
     """
@@ -377,10 +379,9 @@ class ResNet12(ImageClassifier):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if min(image_shape[1:]) < 2 ** len(widths):
+        if min(image_shape[1:]) < 4:
             raise ValueError(
-                f"images of {image_shape[1]}×{image_shape[2]} vanish in {len(widths)} halvings; they need "
-                f"{2 ** len(widths)}×{2 ** len(widths)} pixels or more"
+                f"images of {image_shape[1]}×{image_shape[2]} vanish in two halvings; they need 4×4 pixels or more"
             )
         self.blocks = nn.ModuleList()
         for inputs, width in itertools.pairwise((image_shape[0], *widths)):
@@ -397,19 +398,16 @@ class ResNet12(ImageClassifier):
 
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
         """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
-        for number, block in enumerate(self.blocks):
+        for (number, block), pool in zip(enumerate(self.blocks), RESNET_POOLS, strict=True):
             prefix = f"blocks.{number}"
             straight = F.conv2d(images, params[f"{prefix}.shortcut.weight"])
             straight = block.get_submodule("norm_shortcut")(params, f"{prefix}.norm_shortcut", straight, step)
             for layer in range(3):
                 images = F.conv2d(images, params[f"{prefix}.conv{layer}.weight"], padding=1)
                 images = block.get_submodule(f"norm{layer}")(params, f"{prefix}.norm{layer}", images, step)
-                images = F.leaky_relu(images, LEAKY_SLOPE) if layer < 2 else _leaky_pooled(images + straight)
+                images = F.relu(images if layer < 2 else images + straight)
+            images = images if pool is None else F.max_pool2d(images, 2, padding=pool)
         return images.mean((2, 3))
-
-
-def _leaky_pooled(images: Tensor) -> Tensor:
-    return F.max_pool2d(F.leaky_relu(images, LEAKY_SLOPE), 2)
 
 
 def _start_xavier(network: nn.Module, generator: torch.Generator | None) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop
 from metarl_l2f.networks import Conv4, Norm, ResNet12, is_norm
@@ -140,18 +141,21 @@ def test_conv4_is_what_plain_modules_compute(pooling):
 
 
 def test_resnet12_is_what_plain_modules_compute():
-    network = ResNet12((1, 16, 16), 3, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0))
-    pictures = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    # The official code's: ReLU, pooling after three blocks of four, padded after the third. 28 pixels: 14, 7, 4, 4.
+    network = ResNet12((1, 28, 28), 3, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0))
+    pictures = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    pools = [nn.MaxPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(2, padding=1), nn.Identity()]
 
     def norm(x):
         return F.batch_norm(x, None, None, training=True)
 
     x = pictures
-    for block in network.blocks:
-        y = F.leaky_relu(norm(F.conv2d(x, block.conv0.weight, padding=1)), 0.01)
-        y = F.leaky_relu(norm(F.conv2d(y, block.conv1.weight, padding=1)), 0.01)
+    for block, pool in zip(network.blocks, pools, strict=True):
+        y = F.relu(norm(F.conv2d(x, block.conv0.weight, padding=1)))
+        y = F.relu(norm(F.conv2d(y, block.conv1.weight, padding=1)))
         y = norm(F.conv2d(y, block.conv2.weight, padding=1)) + norm(F.conv2d(x, block.shortcut.weight))
-        x = F.max_pool2d(F.leaky_relu(y, 0.01), 2)
+        x = pool(F.relu(y))
+    assert x.shape[2:] == (4, 4)
     torch.testing.assert_close(network(params_of(network), pictures), network.head(x.mean((2, 3))))
 
 
@@ -180,7 +184,7 @@ def test_normalisation_is_neither_adapted_nor_attenuated_and_anil_moves_the_head
     [
         (lambda: Conv4((1, 8, 8), 2), "images of 8×8 vanish in four halvings"),
         (lambda: Conv4((1, 28, 28), 2, pooling="mean"), "pooling must be one of"),
-        (lambda: ResNet12((1, 15, 28), 2), "images of 15×28 vanish in 4 halvings; they need 16×16 pixels"),
+        (lambda: ResNet12((1, 3, 28), 2), "images of 3×28 vanish in two halvings; they need 4×4 pixels"),
         (lambda: Norm(3, 0), "needs 1 or more sets"),
     ],
 )
