@@ -41,7 +41,8 @@ class ImageClassification(RunOptions):
 
     Without flags this is L2F on Glyphs, letters of many scripts that come with the package, 5-way 1-shot. First-order
     MAML is --method maml --first-order; Meta-SGD --method maml --learn-inner-lr --inner-lr-scope weight; ANIL
-    --adapt head; MAML++ --learn-inner-lr --per-step-norm --multi-step-iterations 5000 --inner-steps 5
+    --adapt head; MAML++ --learn-inner-lr --per-step-norm --multi-step-iterations 5000
+    --first-order-iterations 2000 --inner-steps 5
     """
 
     settings: SupervisedSettings = field(default_factory=settings)

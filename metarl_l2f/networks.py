@@ -7,7 +7,7 @@ also makes every network safe to call from several threads and under `torch.func
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol, Self, get_args
+from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -259,29 +259,65 @@ def _quiet_mlp(sizes: Sequence[int], activation: Activation, generator: torch.Ge
 
 LEAKY_SLOPE = 0.01  # Of the official Conv4's rectifiers below 0.
 RESNET_POOLS = (0, 0, 1, None)  # Padding of the pooling after each of ResNet12's blocks; the last has no pooling.
+MOMENTUM = 0.01  # Of running statistics: about the last hundred tasks count.
 
 
 class Norm(nn.Module):
-    """Batch normalisation with the statistics of the images at hand, in evaluation too ("transductive").
+    """Batch normalisation with the statistics of the images at hand, or with running ones where it is given those.
 
-    That is what the official code of L2F and of MAML++ computes: it keeps running statistics, but never reads them.
+    The official code of L2F and of MAML++ takes those of the images at hand, in evaluation too ("transductive"): it
+    keeps running statistics, but never reads them.
 
     Args:
         channels: of the images' features.
         steps: sets of scales and shifts; after k inner steps, set min(k, steps − 1) is used (MAML++: one a step).
+        tracked: sets of running means and variances, one after each number of inner steps; 0 keeps none.
     """
 
-    def __init__(self, channels: int, steps: int) -> None:
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int, steps: int, tracked: int = 0) -> None:
         super().__init__()
         if steps < 1:
             raise ValueError(f"normalisation needs 1 or more sets of scales and shifts, got {steps}")
         self.weight, self.bias = nn.Parameter(torch.ones(steps, channels)), nn.Parameter(torch.zeros(steps, channels))
+        if tracked:
+            self.register_buffer("mean", torch.zeros(tracked, channels))
+            self.register_buffer("variance", torch.ones(tracked, channels))
 
     def forward(self, params: Params, prefix: str, features: Tensor, step: int) -> Tensor:
-        """(n, C, H, W) → the same shape, each channel with mean 0 and variance 1 over all images and places."""
-        row = min(step, len(self.weight) - 1)
-        weight, bias = params[f"{prefix}.weight"][row], params[f"{prefix}.bias"][row]
-        return F.batch_norm(features, None, None, weight, bias, training=True)
+        """(n, C, H, W) → the same shape, each channel with mean 0 and variance 1 over all images and places.
+
+        Where `params` hold `mean` and `variance` too, (tracked, C), each image is normalised by these alone.
+        """
+        weight, bias = (_row(params[f"{prefix}.{name}"], step) for name in ("weight", "bias"))
+        if f"{prefix}.mean" not in params:
+            return F.batch_norm(features, None, None, weight, bias, training=True)
+        mean, variance = (_row(params[f"{prefix}.{name}"], step) for name in ("mean", "variance"))
+        return F.batch_norm(features, mean, variance, weight, bias, training=False)
+
+
+def _row(sets: Tensor, step: int) -> Tensor:
+    """What is used after `step` inner steps; the last set from then on."""
+    return sets[min(step, len(sets) - 1)]
+
+
+@torch.no_grad()
+def track(network: nn.Module, params: Params, images: Tensor, step: int) -> None:
+    """Move the running means and variances of one inner step towards those of these images, by MOMENTUM."""
+
+    def move(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        features = inputs[2].detach()
+        for name, moment in (("mean", features.mean((0, 2, 3))), ("variance", features.var((0, 2, 3)))):
+            _row(norm.get_buffer(name), step).lerp_(moment, MOMENTUM)
+
+    hooks = [norm.register_forward_pre_hook(move) for norm in network.modules() if isinstance(norm, Norm)]
+    try:
+        network(params, images, step)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def is_norm(name: str) -> bool:
@@ -313,6 +349,7 @@ class Conv4(ImageClassifier):
             code has, but the normalisation that follows takes it away again.
         norm_steps: sets of scales and shifts of the normalisation.
         generator: draws the initial weights, Xavier uniform; biases start at 0.
+        tracked_steps: sets of running statistics of the normalisation; 0 keeps none.
     """
 
     def __init__(
@@ -323,6 +360,7 @@ class Conv4(ImageClassifier):
         pooling: Pooling = "max",
         norm_steps: int = 1,
         generator: torch.Generator | None = None,
+        tracked_steps: int = 0,
     ) -> None:
         super().__init__()
         if pooling not in get_args(Pooling):
@@ -338,7 +376,7 @@ class Conv4(ImageClassifier):
         for number in range(4):
             block = nn.Module()
             block.add_module("conv", nn.Conv2d(filters if number else channels, filters, 3, bias=False))
-            block.add_module("norm", Norm(filters, norm_steps))
+            block.add_module("norm", Norm(filters, norm_steps, tracked_steps))
             self.blocks.append(block)
         self.feature_size = filters * places
         self.head = nn.Linear(self.feature_size, classes)
@@ -368,6 +406,7 @@ class ResNet12(ImageClassifier):
         widths: of the four blocks.
         norm_steps: sets of scales and shifts of the normalisation.
         generator: draws the initial weights, Xavier uniform; biases start at 0.
+        tracked_steps: sets of running statistics of the normalisation; 0 keeps none.
     """
 
     def __init__(
@@ -377,6 +416,7 @@ class ResNet12(ImageClassifier):
         widths: Sequence[int] = (64, 128, 256, 512),
         norm_steps: int = 1,
         generator: torch.Generator | None = None,
+        tracked_steps: int = 0,
     ) -> None:
         super().__init__()
         if min(image_shape[1:]) < 4:
@@ -388,9 +428,9 @@ class ResNet12(ImageClassifier):
             block = nn.Module()
             for number, size in enumerate((inputs, width, width)):
                 block.add_module(f"conv{number}", nn.Conv2d(size, width, 3, bias=False))
-                block.add_module(f"norm{number}", Norm(width, norm_steps))
+                block.add_module(f"norm{number}", Norm(width, norm_steps, tracked_steps))
             block.add_module("shortcut", nn.Conv2d(inputs, width, 1, bias=False))
-            block.add_module("norm_shortcut", Norm(width, norm_steps))
+            block.add_module("norm_shortcut", Norm(width, norm_steps, tracked_steps))
             self.blocks.append(block)
         self.feature_size = widths[-1]
         self.head = nn.Linear(self.feature_size, classes)

@@ -1,5 +1,6 @@
 """Few-shot classification: episodes, networks and prototypes, by hand and against plain PyTorch."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,13 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop
-from metarl_l2f.networks import Conv4, Norm, ResNet12, is_norm
+from metarl_l2f.networks import Conv4, Norm, ResNet12, is_norm, track
 from metarl_l2f.shards import rows_of
 from metarl_l2f.supervised.augmentation import distort
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
 from metarl_l2f.supervised.episodes import Images, Shape, draw_episodes
 from metarl_l2f.supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings
-from metarl_l2f.supervised.meta_loss import MetaLoss, meta_loss
+from metarl_l2f.supervised.meta_loss import MetaLoss, adapt_to, meta_loss
 from metarl_l2f.supervised.prototypes import (
     PrototypeSettings,
     PrototypicalNetwork,
@@ -124,6 +125,33 @@ def test_normalisation_by_hand():
         torch.testing.assert_close(normalised, torch.tensor(expected), rtol=1e-4, atol=1e-4)
 
 
+def test_normalisation_by_running_statistics_by_hand():
+    # After one step, mean 1 and variance 4: 1 and 3 are 0 and 1, and scale 2 and shift 5 give 5 and 7.
+    params = {"n.weight": torch.tensor([[1.0], [2.0]]), "n.bias": torch.tensor([[0.0], [5.0]])}
+    params |= {"n.mean": torch.tensor([[0.0], [1.0]]), "n.variance": torch.tensor([[1.0], [4.0]])}
+    features = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1)
+    for step, expected in ((0, [1.0, 3.0]), (1, [5.0, 7.0]), (9, [5.0, 7.0])):
+        for image, value in zip(features, expected, strict=True):  # each image by itself
+            found = Norm(1, 2)(params, "n", image[None], step)
+            assert float(found) == pytest.approx(value, rel=1e-4)
+
+
+def test_tracking_moves_one_steps_statistics_a_hundredth_of_the_way():
+    network = Conv4((1, 16, 16), 3, 2, generator=torch.Generator().manual_seed(0), tracked_steps=3)
+    params, shown = params_of(network), torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    track(network, params, shown, 1)
+    features = F.conv2d(shown, params["blocks.0.conv.weight"], padding=1)
+    norm = network.blocks[0].norm
+    torch.testing.assert_close(norm.mean[1], 0.01 * features.mean((0, 2, 3)).detach())
+    torch.testing.assert_close(norm.variance[1], 0.99 + 0.01 * features.var((0, 2, 3)).detach())
+    for other in (0, 2):
+        assert norm.mean[other].tolist() == [0, 0] and norm.variance[other].tolist() == [1, 1]
+    assert (network.blocks[3].norm.mean[1] != 0).all()
+    before = norm.mean.clone()
+    network(params, shown, 1)
+    assert torch.equal(norm.mean, before)  # the hooks are gone
+
+
 @pytest.mark.parametrize("pooling", ["max", "stride"])
 def test_conv4_is_what_plain_modules_compute(pooling):
     network = Conv4((3, 32, 32), 5, 6, pooling, generator=torch.Generator().manual_seed(0))
@@ -186,6 +214,8 @@ def test_normalisation_is_neither_adapted_nor_attenuated_and_anil_moves_the_head
         (lambda: Conv4((1, 28, 28), 2, pooling="mean"), "pooling must be one of"),
         (lambda: ResNet12((1, 3, 28), 2), "images of 3×28 vanish in two halvings; they need 4×4 pixels"),
         (lambda: Norm(3, 0), "needs 1 or more sets"),
+        (lambda: Classifier(backbone="conv5"), "backbone must be one of"),
+        (lambda: Classifier(statistics="mine"), "statistics must be one of"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(make, text):
@@ -266,6 +296,53 @@ def test_tasks_drawn_ahead_are_those_of_their_iteration():
     for iteration in (1, 2, 5):  # After a jump, nothing drawn ahead fits.
         losses = [run.iterate(iteration)["loss"] for run in (ahead, alone)]
         assert losses[0] == losses[1]
+
+
+TRACKING = Classifier(filters=4, statistics="running")
+
+
+def test_a_query_image_is_judged_by_itself_only_with_running_statistics():
+    for classifier, alone in ((SMALL, False), (TRACKING, True)):
+        run = experiment(classifier=classifier)
+        run.iterate(1)
+        task = run.problem.sample("test", np.random.default_rng(0), 1)
+        other = task._replace(query=torch.cat([task.query[:, :1], 1 - task.query[:, 1:]], 1))
+        one, two = (run.meta_loss.evaluate(shown, 2)[2][0, :, 0] for shown in (task, other))
+        assert torch.equal(one, two) == alone
+
+
+def test_running_statistics_are_of_what_is_judged_and_change_nothing_in_training():
+    plain, tracking = experiment(), experiment(classifier=TRACKING)
+    for run in (plain, tracking):
+        run.iterate(1)
+    theirs = dict(tracking.learner.named_parameters())
+    for name, parameter in plain.learner.named_parameters():
+        assert torch.equal(parameter, theirs[name])
+    # Before the first step it is θ that is judged, not the attenuated θ̄; after it, what the first step made of θ̄.
+    task = rows_of(tracking.problem.sample("train", generator(1, Stream.TASKS, 1), 2), 0)
+    path, _ = adapt_to(tracking.learner, tracking.problem, task, 1)
+    norm = tracking.learner.network.blocks[0].norm
+    for row, params in enumerate((tracking.learner.theta, path[1])):
+        features = F.conv2d(task.query, params["blocks.0.conv.weight"], stride=2, padding=1).detach()
+        torch.testing.assert_close(norm.mean[row], 0.01 * features.mean((0, 2, 3)))
+
+
+def test_vmapped_tasks_are_judged_by_running_statistics_as_in_a_loop():
+    run = experiment(classifier=TRACKING)
+    run.iterate(1)
+    tasks = run.problem.sample("test", np.random.default_rng(0), 3)
+    vmapped = MetaLoss(run.learner, run.problem, "vmap", 3).evaluate(tasks, 2)
+    torch.testing.assert_close(vmapped, run.meta_loss.evaluate(tasks, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_running_statistics_are_part_of_a_checkpoint():
+    whole, parts, after = (experiment(classifier=TRACKING) for _ in range(3))
+    for iteration in (1, 2):
+        whole.iterate(iteration)
+    parts.iterate(1)
+    after.load_state_dict(copy.deepcopy(parts.state_dict()))
+    after.iterate(2)
+    torch.testing.assert_close(dict(after.learner.state_dict()), dict(whole.learner.state_dict()), rtol=0, atol=0)
 
 
 def test_accuracy_and_loss_by_hand():

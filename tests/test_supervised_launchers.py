@@ -110,6 +110,7 @@ def test_evaluate_repeats_what_a_supervised_run_printed(tmp_path, capsys):
         "--method maml --learn-inner-lr --inner-lr-scope weight",
         "--scope weight --embedding raw --transform affine --task-chunk 2 --batching vmap",
         "--inner-steps 2 --learn-inner-lr --per-step-norm --multi-step-iterations 2 --first-order-iterations 1",
+        "--inner-steps 2 --per-step-norm --statistics running",
         "--adapt head --conditioning none --schedule constant --pooling max",
         "--backbone resnet12 --filters 2",
     ],

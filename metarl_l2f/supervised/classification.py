@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from .augmentation import distort
 from .episodes import Images, Shape, Split, Task, draw_episodes
 
 Backbone = Literal["conv4", "resnet12"]
+Statistics = Literal["batch", "running"]
 ImageNetwork = Conv4 | ResNet12
 
 
@@ -41,6 +42,14 @@ class Classifier:
     """Of Conv4: `max` pooling (official code, 48 filters), or convolutions of `stride` 2 (MAML's for 28×28 images)."""
     per_step_norm: bool = False
     """Give every inner step its own scales and shifts of the normalisation (MAML++), instead of one for all."""
+    statistics: Statistics = "batch"
+    """What normalises the query images that a model is judged on: the means and variances of that `batch`, which are
+    then classified together (official codes), or `running` ones, each inner step's own, that training collects."""
+
+    def __post_init__(self) -> None:
+        for name, accepted in (("backbone", Backbone), ("statistics", Statistics)):
+            if getattr(self, name) not in get_args(accepted):
+                raise ValueError(f"{name} must be one of {get_args(accepted)}, got {getattr(self, name)!r}")
 
     def build(
         self,
@@ -51,10 +60,11 @@ class Classifier:
     ) -> ImageNetwork:
         """A new network for images (C, H, W)."""
         norm_steps = inner_steps + 1 if self.per_step_norm else 1
+        tracked_steps = inner_steps + 1 if self.statistics == "running" else 0
         if self.backbone == "resnet12":
             widths = tuple(self.filters * factor for factor in (1, 2, 4, 8))
-            return ResNet12(image_shape, classes, widths, norm_steps, generator)
-        return Conv4(image_shape, classes, self.filters, self.pooling, norm_steps, generator)
+            return ResNet12(image_shape, classes, widths, norm_steps, generator, tracked_steps)
+        return Conv4(image_shape, classes, self.filters, self.pooling, norm_steps, generator, tracked_steps)
 
 
 class ImageProblem:

@@ -178,6 +178,7 @@ class MetaSupervised:
             self._update(gradient)
         else:
             logger.warning("iteration %d: the update was rejected: its gradient is not finite", iteration)
+        self.meta_loss.track(tasks, settings.inner.inner_steps)
         metrics = {
             "loss": float(adaptation.loss.mean()),
             f"{self.problem.score_name}/step_{settings.inner.inner_steps}": float(adaptation.score.mean()),

@@ -15,6 +15,7 @@ from torch.func import vmap
 from ..core import L2F, Params, Start
 from ..devices import Recorded, moved
 from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape
+from ..networks import track
 from ..shards import Shards, joined, rows_of
 from .episodes import Split, Task
 
@@ -93,14 +94,25 @@ def meta_loss(learner: L2F, problem: Problem, task: Task, weights: Sequence[floa
     return Adaptation(total, problem.score(outputs.detach(), task.query_targets), start.gamma.detach())
 
 
+def judged(learner: L2F, problem: Problem, task: Task, steps: int) -> list[Params]:
+    """What is judged of one task: the parameters after 0 … k steps, of which the first are θ itself.
+
+    Attenuation is a part of adaptation.
+    """
+    path, _ = adapt_to(learner, problem, task, steps)
+    return [learner.theta, *path[1:]]
+
+
 def scores_by_step(learner: L2F, problem: Problem, task: Task, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """One task judged on its query set: scores and losses after 0 … k steps (k + 1,), and outputs (k + 1, Q, ...).
 
-    After 0 steps it is θ that is judged: attenuation is a part of adaptation.
+    A network's buffers, such as running statistics, are for judging alone.
     """
-    path, _ = adapt_to(learner, problem, task, steps)
-    judged = [learner.theta, *path[1:]]
-    outputs = [problem.outputs(learner.network, params, task.query, step) for step, params in enumerate(judged)]
+    tracked = dict(learner.network.named_buffers())
+    outputs = [
+        problem.outputs(learner.network, params | tracked, task.query, step)
+        for step, params in enumerate(judged(learner, problem, task, steps))
+    ]
     scores = [problem.score(output, task.query_targets) for output in outputs]
     losses = [problem.loss(output, task.query_targets) for output in outputs]
     return torch.stack(scores), torch.stack(losses), torch.stack(outputs)
@@ -169,6 +181,15 @@ class MetaLoss:
 
         scores, losses, outputs = joined(self.shards.map(chunk, moved(tasks, self.device)))
         return moved((scores, losses, outputs), CPU)
+
+    @torch.no_grad()
+    def track(self, tasks: Task, steps: int) -> None:
+        """Let running statistics, where the network has any, follow what is judged, on the first task's query set."""
+        if not any(True for _ in self.learner.network.buffers()):
+            return
+        task = moved(rows_of(tasks, 0), self.device)
+        for step, params in enumerate(judged(self.learner, self.problem, task, steps)):
+            track(self.learner.network, params, task.query, step)
 
     def starts(self, tasks: Task) -> tuple[Tensor, Params]:
         """Every task's γ (N, L), and ∇ of its support loss at θ, by name, stacked over tasks: what conflict is of."""
