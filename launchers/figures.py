@@ -211,9 +211,11 @@ def draw(methods: Mapping[str, Method], options: Options, launcher: str, score: 
         own = first.pictures | ({"gamma_by_task": gamma_heatmap(first.found.gamma)} if first.found.gamma else {})
         pictures |= {f"{name}_{label.lower()}": picture for name, picture in own.items()}
     if launcher == "sinusoid":  # Figure 4: the methods' fits of the same curves, below each other.
-        loaded = [supervised.load_run(sinusoid.Sinusoid, method.runs[0]) for method in methods.values()]
+        loaded = {name: supervised.load_run(sinusoid.Sinusoid, method.runs[0]) for name, method in methods.items()}
         pictures = {name: picture for name, picture in pictures.items() if not name.startswith("sinusoid_fit")}
-        pictures["sinusoid_fit"] = sinusoid_fit(*loaded[0][0].fits([experiment for _, experiment in loaded]))
+        first_run = next(iter(loaded.values()))[0]
+        fits = first_run.fits({name: experiment for name, (_, experiment) in loaded.items()})
+        pictures["sinusoid_fit"] = sinusoid_fit(*fits)
     return pictures
 
 

@@ -1,7 +1,7 @@
 """Meta-train a network on sinusoid regression: fit a curve from a few points."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,24 +92,33 @@ class Sinusoid(RunOptions):
 
     def pictures(self, experiment: MetaSupervised) -> dict[str, Figure]:
         """Fits of some test curves, before adaptation and after every step; another run's below, if one is named."""
-        others = [] if self.beside is None else [load_run(Sinusoid, self.beside)[1]]
-        return {"sinusoid_fit": sinusoid_fit(*self.fits([experiment, *others]))}
+        drawn = {_name(experiment): experiment}
+        if self.beside is not None:
+            _, other = load_run(Sinusoid, self.beside)
+            drawn[_name(other) if _name(other) not in drawn else self.beside.name] = other
+        return {"sinusoid_fit": sinusoid_fit(*self.fits(drawn))}
 
-    def fits(self, experiments: Sequence[MetaSupervised]) -> tuple[Task, dict[str, Tensor]]:
-        """Some test curves, and what trained networks make of them after 0 … k steps, by method."""
+    def fits(self, experiments: Mapping[str, MetaSupervised]) -> tuple[Task, dict[str, Tensor]]:
+        """Some test curves, and what trained networks make of them after 0 … k steps, by the networks' names."""
         random = generator(self.settings.seed, Stream.EVALUATION)
         family = self.problem().families["test"]
         tasks = draw_tasks(family, random, CURVES_DRAWN, self.shots, POINTS_DRAWN, spread_evenly=True)
         return tasks, {
-            one.settings.method.upper(): one.meta_loss.evaluate(tasks, one.settings.inner.inner_steps)[2]
-            for one in experiments
+            name: one.meta_loss.evaluate(tasks, one.settings.inner.inner_steps)[2] for name, one in experiments.items()
         }
+
+
+def _name(experiment: MetaSupervised) -> str:
+    return experiment.settings.method.upper()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("sinusoid", parse(Sinusoid(), arguments))
+        options = parse(Sinusoid(), arguments)
+        if options.beside is not None:
+            load_run(Sinusoid, options.beside)  # Now, for it is drawn when training is done.
+        return launch("sinusoid", options)
     except USER_ERRORS as error:
         return fail(error)
 

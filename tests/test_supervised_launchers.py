@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metarl_l2f.figures import sinusoid_fit
 from metarl_l2f.launchers import embeddings, evaluate, figures, image_classification, leo, play, prototypes, sinusoid
 from metarl_l2f.launchers.image_data import ImageData
+from metarl_l2f.launchers.run import parse
 from metarl_l2f.supervised.leo import load_embeddings
 from metarl_l2f.training import metrics
 
@@ -57,6 +59,38 @@ def test_a_sinusoid_run_is_evaluated_drawn_and_drawn_beside_another(tmp_path, ca
     assert content["protocol"]["disjoint"] is True
     assert {"sinusoid_fit.png", "learning_curve.png"} <= {path.name for path in l2f.iterdir()}
     assert (l2f / "sinusoid_fit.png").stat().st_size > (maml / "sinusoid_fit.png").stat().st_size
+
+
+def test_frequencies_and_ranges_follow_their_flags():
+    for flags, frequency, apart in (
+        ([], (0.8, 1.2), False),
+        (["--no-vary-frequency"], (1.0, 1.0), False),
+        (["--disjoint", "--no-vary-frequency"], (1.0, 1.0), True),
+    ):
+        families = parse(sinusoid.Sinusoid(), flags).problem().families
+        assert {family.frequency for family in families.values()} == {frequency}
+        assert families["train"] == families["val"]
+        assert (families["train"].amplitude != families["test"].amplitude) == apart
+
+
+def test_a_run_to_be_drawn_beside_is_looked_for_before_training(tmp_path, capsys):
+    flags = [*TINY_SINUSOID.split(), "--beside", str(tmp_path / "nothing"), "--log-dir", str(tmp_path / "run")]
+    assert sinusoid.main(flags) == 2
+    assert f"{tmp_path / 'nothing'} holds no run" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_of_one_method_are_both_drawn(tmp_path, monkeypatch):
+    drawn = []
+
+    def noted(tasks, fits):
+        drawn.append(list(fits))
+        return sinusoid_fit(tasks, fits)
+
+    monkeypatch.setattr(sinusoid, "sinusoid_fit", noted)
+    for name, beside in (("first", []), ("second", ["--beside", str(tmp_path / "first")])):
+        assert sinusoid.main([*TINY_SINUSOID.split(), *beside, "--log-dir", str(tmp_path / name)]) == 0
+    assert drawn[-1] == ["L2F", "first"]
 
 
 def test_a_sinusoid_run_resumes_to_the_same_numbers(tmp_path):
