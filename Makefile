@@ -8,8 +8,8 @@ INSTALLED := .venv/installed
 CODE := $(wildcard metarl_l2f envs launchers tests benchmarks examples)
 
 # One name a launcher: `make cheetah-vel` runs launchers/cheetah_vel.py, whose first line is its help below.
-LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid image-classification prototypes evaluate figures \
-  play viewer
+LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid image-classification prototypes embeddings leo evaluate \
+  figures play viewer
 
 .DEFAULT_GOAL := help
 .PHONY: help install $(LAUNCHERS) images test test-mutations lint types format clean
