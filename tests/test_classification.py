@@ -1,6 +1,7 @@
 """Few-shot classification: episodes, networks and prototypes, by hand and against plain PyTorch."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -78,13 +79,14 @@ def test_classes_of_different_sizes_are_drawn_from_where_they_lie():
 @pytest.mark.parametrize(
     ("shape", "text"),
     [
-        (Shape(7, 1, 1), "7-way episodes need 7 classes, but train has 6; lower ways"),
-        (Shape(2, 3, 3), "3 shots and 3 queries need 6 images of every class, but 'class 0' of train has 5"),
+        (Shape(7, 1, 1), "7-way episodes need 7 classes, but train of some/where has 6; lower ways"),
+        (Shape(2, 3, 3), "need 6 images of every class, but 'class 0' in train of some/where has 5"),
     ],
 )
 def test_a_split_that_is_too_small_is_refused(shape, text):
+    named = {split: dataclasses.replace(data, where="some/where") for split, data in DATA.items()}
     with pytest.raises(ValueError, match=text):
-        ImageProblem(DATA, shape, SMALL, 1)
+        ImageProblem(named, shape, SMALL, 1)
 
 
 @pytest.mark.parametrize(("name", "least"), [("ways", 2), ("shots", 1), ("queries", 1)])

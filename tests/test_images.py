@@ -185,7 +185,9 @@ def entries(root):
 def test_every_layout_is_recognised_and_read_and_left_as_it_was(tmp_path, writer):
     writer(tmp_path)
     before = entries(tmp_path)
-    assert_complete(load_images(tmp_path), WRITERS[writer])
+    found = load_images(tmp_path)
+    assert_complete(found, WRITERS[writer])
+    assert {found[split].where for split in SPLITS} == {str(tmp_path)}
     assert entries(tmp_path) == before
 
 

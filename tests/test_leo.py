@@ -96,11 +96,16 @@ PUBLISHED_KEYS = [
 ]
 
 
+def keys_of(split):
+    """Keys of classes of its own; val's are those above."""
+    return [key.replace("n0", f"n{('val', 'train', 'test').index(split)}") for key in PUBLISHED_KEYS]
+
+
 @pytest.mark.parametrize("kind", [list, np.array, lambda keys: np.array(keys, dtype="S"), lambda k: np.array(k, "O")])
 def test_files_in_the_published_format_are_read_class_by_class_and_normalised(tmp_path, kind):
     vectors = np.array([[3.0, 4.0], [0.0, 2.0], [-5.0, 0.0]], dtype=np.float32)
     for split in ("train", "val", "test"):
-        write(tmp_path / f"{split}_embeddings.pkl", {"keys": kind(PUBLISHED_KEYS), "embeddings": vectors})
+        write(tmp_path / f"{split}_embeddings.pkl", {"keys": kind(keys_of(split)), "embeddings": vectors})
     read = load_embeddings(tmp_path)
     assert list(read) == ["train", "val", "test"]
     assert read["val"].classes == ("n01532829", "n02108249")
@@ -112,8 +117,8 @@ def test_files_in_the_published_format_are_read_class_by_class_and_normalised(tm
 
 def test_what_is_saved_is_the_published_format_and_reads_back(tmp_path):
     vectors = random().standard_normal((4, 7))
-    names = ["dog", "aquarium_fish", "dog", "cat"]
     for split in leo.SPLITS:
+        names = [f"{split}_{name}" for name in ("dog", "aquarium_fish", "dog", "cat")]
         path = save_embeddings(tmp_path / "set" / "center", split, vectors, names)
     assert path == tmp_path / "set" / "center" / "test_embeddings.pkl"
     content = pickle.loads(path.read_bytes())
@@ -125,7 +130,7 @@ def test_what_is_saved_is_the_published_format_and_reads_back(tmp_path):
         image, label, file = key.split("-")
         assert label == name and image.startswith(name) and file.startswith(f"{name}_")
     read = load_embeddings(tmp_path / "set" / "center")["train"]
-    assert read.classes == ("aquarium_fish", "cat", "dog")
+    assert read.classes == ("train_aquarium_fish", "train_cat", "train_dog")
     expected = F.normalize(torch.from_numpy(vectors[[1, 3, 0, 2]]).float(), dim=1)
     torch.testing.assert_close(read.vectors, expected)
 
@@ -167,6 +172,20 @@ def test_splits_of_different_sizes_are_refused(tmp_path):
         save_embeddings(tmp_path, split, np.ones((2, size)), ["a", "b"])
     with pytest.raises(ValueError, match=r"sizes differ: \{'train': 4, 'val': 4, 'test': 3\}"):
         load_embeddings(tmp_path)
+
+
+def test_splits_that_share_a_class_are_refused(tmp_path):
+    for split, names in zip(leo.SPLITS, (["a", "b"], ["c", "d"], ["e", "b"]), strict=True):
+        save_embeddings(tmp_path, split, np.ones((2, 3)), names)
+    with pytest.raises(ValueError, match=r"train_embeddings\.pkl and .*test_embeddings\.pkl share the class 'b'"):
+        load_embeddings(tmp_path)
+
+
+def test_a_file_with_too_few_rows_of_a_class_is_named(tmp_path):
+    for split in leo.SPLITS:
+        save_embeddings(tmp_path, split, np.ones((4, 3)), [f"{split} {c}" for c in "aabb"])
+    with pytest.raises(ValueError, match=r"'train a' in train of .*train_embeddings\.pkl has 2"):
+        LEOExperiment(load_embeddings(tmp_path), dataclasses.replace(TINY, ways=2, shots=1, queries=2))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +241,7 @@ def test_the_first_tasks_are_the_same_for_any_number():
 def test_too_few_classes_or_rows_are_refused():
     with pytest.raises(ValueError, match="3-way episodes need 3 classes, but val has 2"):
         LEOExperiment(splits() | {"val": data(classes=2)}, TINY)
-    with pytest.raises(ValueError, match="need 9 images of every class, but 'class 0' of train has 8"):
+    with pytest.raises(ValueError, match="need 9 images of every class, but 'class 0' in train has 8"):
         LEOExperiment(splits(), dataclasses.replace(TINY, shots=4, queries=5))
 
 
@@ -230,7 +249,7 @@ def test_too_few_classes_or_rows_are_refused():
 
 
 def test_the_codes_distribution_is_the_mean_relation_of_a_class_to_every_image():
-    """Eq. 3, spelled out pair by pair; in any order of images."""
+    """The mean relation, spelled out pair by pair; in any order of images."""
     model, tasks, _ = instance()
     shuffled = torch.tensor([3, 0, 5, 1, 4, 2])
     support, targets = tasks.support[0][shuffled], tasks.support_targets[0][shuffled]
@@ -344,7 +363,7 @@ def test_clipping_cuts_entries_and_then_the_norm():
 
 
 def adapted_by_loops(model, task, noise):
-    """Algorithm 1 step by step on one task, with autograd and the attenuator's formulas spelled out."""
+    """The inner loop step by step on one task, with autograd and the attenuator's formulas spelled out."""
     params, targets = model.params, task.support_targets
     images = [mask * task.support for mask in noise.support]
 

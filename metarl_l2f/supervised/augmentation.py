@@ -34,6 +34,7 @@ def with_rotations(images: Images) -> Images:
         torch.cat([images.pixels.rot90(turn, (2, 3)) for turn in turns]),
         torch.cat([images.labels + turn * len(images.classes) for turn in turns]),
         images.classes + tuple(f"{name} turned {90 * turn}°" for turn in turns[1:] for name in images.classes),
+        images.where,
     )
 
 
@@ -43,6 +44,7 @@ def with_mirrors(images: Images) -> Images:
         torch.cat([images.pixels, images.pixels.flip(-1)]),
         torch.cat([images.labels, images.labels + len(images.classes)]),
         images.classes + tuple(f"{name} mirrored" for name in images.classes),
+        images.where,
     )
 
 

@@ -39,6 +39,8 @@ class Images:
     """(n,) int64, ascending class numbers from 0."""
     classes: tuple[str, ...]
     """The classes' names, each once."""
+    where: str = ""
+    """Where they come from, for messages."""
 
     def __post_init__(self) -> None:
         counted = torch.bincount(self.labels, minlength=len(self.classes))
@@ -66,6 +68,10 @@ class Images:
 
 class Labelled(Protocol):
     """Rows in the order of their classes: images, or embeddings of them."""
+
+    @property
+    def where(self) -> str:
+        """Where they come from, for messages."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -103,15 +109,16 @@ class Shape:
             ValueError: it has too few classes, or too few rows of a class.
         """
         counts, needed = data.counts, self.shots + self.queries
+        part = f"{split} of {data.where}" if data.where else split
         if len(counts) < self.ways:
             raise ValueError(
-                f"{self.ways}-way episodes need {self.ways} classes, but {split} has {len(counts)}; lower ways"
+                f"{self.ways}-way episodes need {self.ways} classes, but {part} has {len(counts)}; lower ways"
             )
         if int(counts.min()) < needed:
             fewest = int(counts.argmin())
             raise ValueError(
                 f"{self.shots} shots and {self.queries} queries need {needed} images of every class, but "
-                f"{data.classes[fewest]!r} of {split} has {int(counts[fewest])}; lower shots or queries"
+                f"{data.classes[fewest]!r} in {part} has {int(counts[fewest])}; lower shots or queries"
             )
 
     def targets(self, number: int) -> tuple[Tensor, Tensor]:

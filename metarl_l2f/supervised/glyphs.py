@@ -101,6 +101,7 @@ def _draw(seed: int, classes: dict[str, list[Array]]) -> Images:
         pixels=torch.from_numpy(np.concatenate(drawn)[:, None]),
         labels=torch.arange(len(classes)).repeat_interleave(INSTANCES),
         classes=tuple(map(unicodedata.name, classes)),
+        where="Glyphs",
     )
 
 

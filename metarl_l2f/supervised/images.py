@@ -41,6 +41,7 @@ MAX_IMAGE_BYTES = 2**26
 MAX_PIXELS = 2**26
 # Pixels in an archive shrink a few times; what expands further is made to fill the memory.
 MAX_EXPANSION = 100
+MAKE_ALIKE = "pass size=... (--image-size) to resize them, channels=1 or 3 (--channels) to make them all grey or RGB"
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,10 @@ def load_images(
         for split in SPLITS:
             pictures = layout.read(tree, split)
             _check_overlap(tree, split, pictures, origin)
-            splits[split] = _stacked(pictures, size, channels)
+            splits[split] = _stacked(pictures, size, channels, str(path))
     shapes = {split: tuple(images.pixels.shape[1:]) for split, images in splits.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError(
-            f"{path} has splits whose images differ, (C, H, W) are {shapes}; pass size=... to resize them, channels=1 "
-            "or 3 to make them all grey or RGB"
-        )
+        raise ValueError(f"{path} has splits whose images differ, (C, H, W) are {shapes}; {MAKE_ALIKE}")
     turned = options.rotations if layout is by_character else ()
     return {split: with_rotations(images) if split in turned else images for split, images in splits.items()}
 
@@ -270,7 +268,7 @@ class _Picture(NamedTuple):
     open: Callable[[], Image.Image]
 
 
-def _stacked(pictures: list[_Picture], size: int | None, channels: Literal[1, 3] | None) -> Images:
+def _stacked(pictures: list[_Picture], size: int | None, channels: Literal[1, 3] | None, where: str) -> Images:
     pictures = sorted(pictures, key=lambda picture: picture.class_name)
     first = _decoded(pictures[0], size, channels)
     pixels = np.empty((len(pictures), *first.shape), np.uint8)
@@ -279,12 +277,12 @@ def _stacked(pictures: list[_Picture], size: int | None, channels: Literal[1, 3]
         if image.shape != first.shape:
             raise ValueError(
                 f"images must have one size and mode, but {pictures[0].where} is {_shape(first)} and {picture.where} "
-                f"is {_shape(image)}; pass size=... to resize them, channels=1 or 3 to make them all grey or RGB"
+                f"is {_shape(image)}; {MAKE_ALIKE}"
             )
         pixels[i] = image
     counts = Counter(picture.class_name for picture in pictures)  # in the order of the sorted names
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(list(counts.values())))
-    return Images(torch.from_numpy(pixels), labels, tuple(counts))
+    return Images(torch.from_numpy(pixels), labels, tuple(counts), where)
 
 
 def _decoded(picture: _Picture, size: int | None, channels: Literal[1, 3] | None) -> np.ndarray:
@@ -298,7 +296,8 @@ def _decoded(picture: _Picture, size: int | None, channels: Literal[1, 3] | None
     if image.mode.startswith(("I", "F")) or (channels is None and image.mode not in ("1", "L", "RGB")):
         raise ValueError(
             f"{picture.where} has the mode {image.mode!r}, and images are grey or RGB, 8 bits a channel; "
-            "pass channels=1 or 3 to convert palettes and drop transparency, and convert other depths yourself"
+            "pass channels=1 or 3 (--channels) to convert palettes and drop transparency, and convert other depths "
+            "yourself"
         )
     wanted = {None: "RGB" if image.mode == "RGB" else "L", 1: "L", 3: "RGB"}[channels]
     image = image.convert(wanted)

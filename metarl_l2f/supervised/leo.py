@@ -2,8 +2,8 @@
 
 LEO classifies embeddings made once by a trained network. A task's support set is encoded into one latent code per
 class; each code is decoded into that class's softmax weights; gradient steps move first the codes, through the
-decoder, and then the weights themselves. Equation numbers are those of LEO's paper. Where it says nothing, the
-authors' released code decides; what departs from both says so.
+decoder, and then the weights themselves. Every formula was read off the authors' released code (deepmind/leo), whose
+functions are named beside it; what departs from that says so.
 
 The equations are written for one task, as functions of named parameters and of noise that the caller drew; the
 experiment at the end vmaps them over tasks.
@@ -12,6 +12,7 @@ Letters: N ways, K shots, S = N·K support and Q query images, D numbers per emb
 f fine-tuning steps; L entries of L2F's γ. LEO's own γ, the weight of a penalty, is called `encoder_penalty` here.
 """
 
+import itertools
 import logging
 import math
 import pickle
@@ -74,6 +75,8 @@ class Embeddings:
     """(n,) int64, ascending class numbers from 0."""
     classes: tuple[str, ...]
     """The classes' names, each once."""
+    where: str = ""
+    """Where they come from, for messages."""
 
     def __post_init__(self) -> None:
         counted = torch.bincount(self.labels, minlength=len(self.classes))
@@ -96,12 +99,18 @@ def load_embeddings(folder: Path) -> dict[Split, Embeddings]:
     Args:
         folder: holds the files, such as `<root>/miniImageNet/center`.
     Raises:
-        ValueError: a file is missing or of another format, or the splits' embeddings differ in size.
+        ValueError: a file is missing or of another format, the splits' embeddings differ in size, or share a class.
     """
     splits = {split: _read_embeddings(_path(folder, split)) for split in SPLITS}
     sizes = {split: data.vectors.shape[1] for split, data in splits.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"the splits in {folder} must be embedded by one network, but their sizes differ: {sizes}")
+    for one, other in itertools.combinations(splits.values(), 2):
+        if shared := sorted(set(one.classes) & set(other.classes)):
+            raise ValueError(
+                f"{one.where} and {other.where} share the class {shared[0]!r}; the classes of a split must be new to "
+                "the others"
+            )
     return splits
 
 
@@ -153,7 +162,7 @@ def _read_embeddings(path: Path) -> Embeddings:
     classes, labels = np.unique(names, return_inverse=True)
     order = np.argsort(labels, kind="stable")
     rows = torch.from_numpy(vectors[order].astype(np.float32))
-    return Embeddings(F.normalize(rows, dim=1), torch.from_numpy(labels[order]), tuple(map(str, classes)))
+    return Embeddings(F.normalize(rows, dim=1), torch.from_numpy(labels[order]), tuple(map(str, classes)), str(path))
 
 
 def _class_name(key: str, path: Path) -> str:
@@ -224,7 +233,9 @@ def gaussian(output: Tensor, unit: float = 1.0) -> Gaussian:
 
 
 def encode(params: Params, support: Tensor, targets: Tensor, ways: int) -> Gaussian:
-    """The relation of every support image to every other, averaged by class (Eq. 3).
+    """The relation of every support image to every other, averaged by class.
+
+    The released code's `encoder`, `relation_network` and `average_codes_per_class`.
 
     μₙᵉ, σₙᵉ = 1/(N K²) Σ_k Σ_m Σ_j g_φr(g_φe(xₙᵏ), g_φe(x_mʲ))
 
@@ -247,7 +258,9 @@ def encode(params: Params, support: Tensor, targets: Tensor, ways: int) -> Gauss
 
 
 def decode(params: Params, codes: Tensor) -> Gaussian:
-    """The distribution of the classifier's weights, wₙ ~ N(μₙᵈ, diag σₙᵈ²) with μₙᵈ, σₙᵈ = g_φd(zₙ) (Eq. 4).
+    """The distribution of the classifier's weights, wₙ ~ N(μₙᵈ, diag σₙᵈ²) with μₙᵈ, σₙᵈ = g_φd(zₙ).
+
+    The released code's `decoder`, a linear layer.
 
     Args:
         params: `decoder` (H, 2D).
@@ -262,10 +275,10 @@ def decode(params: Params, codes: Tensor) -> Gaussian:
 
 
 def support_loss(weights: Tensor, support: Tensor, targets: Tensor) -> Tensor:
-    """L^tr = 1/K Σ_(x,y) [−w_y·x + log Σ_j exp(w_j·x)] (Eq. 5, whose sum is not divided by K).
+    """L^tr = 1/K Σ_(x,y) [−w_y·x + log Σ_j exp(w_j·x)] (the released code's `calculate_inner_loss`).
 
-    The released code gives every support image a code of its own and averages the K classifiers, which divides each
-    step by K; so do we, for its step sizes.
+    That code sums over the images, but gives every support image a code of its own and averages the K classifiers,
+    which divides each step by K; so do we, for its step sizes.
 
     Args:
         weights: (N, D).
@@ -276,18 +289,21 @@ def support_loss(weights: Tensor, support: Tensor, targets: Tensor) -> Tensor:
 
 
 def kl_to_standard_normal(codes: Gaussian) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(0, 1)) = ½(μ² + σ² − 1) − log σ, averaged over entries as in the released code (Eq. 6)."""
+    """KL(N(μ, σ²) ‖ N(0, 1)) = ½(μ² + σ² − 1) − log σ, averaged over entries.
+
+    The released code's `kl_divergence` estimates it from one sample; this is its expectation.
+    """
     mean, std = codes
     return (0.5 * (mean.square() + std.square() - 1) - std.log()).mean()
 
 
 def encoder_penalty(first: Tensor, last: Tensor) -> Tensor:
-    """‖stopgrad(z′) − z‖² (Eq. 6), averaged over entries as in the released code."""
+    """‖stopgrad(z′) − z‖², averaged over entries (the released code's `leo_inner_loop`)."""
     return F.mse_loss(first, last.detach())
 
 
 def regulariser(params: Params, l2: float, orthogonality: float) -> Tensor:
-    """R = λ₁ (‖φe‖² + ‖φr‖² + ‖φd‖²) + λ₂ ‖C_d − I‖² (Eq. 7), C_d the correlations of the decoder's H rows.
+    """R = λ₁ (‖φe‖² + ‖φr‖² + ‖φd‖²) + λ₂ ‖C_d − I‖², C_d the correlations of the decoder's H rows.
 
     As in the released code, the first squares are halved and the last averaged over the H × H entries.
     """
@@ -314,9 +330,10 @@ def forgetting(l2f: L2F | None, gradient: Tensor) -> tuple[Callable[[Tensor], Te
 
 
 def adapt(params: Params, l2f: L2F | None, ways: int, task: Task, noise: Noise) -> Adapted:
-    """Encode, decode, k latent steps, f fine-tuning steps (Algorithm 1, Sec. 4.2.3), on the support set alone.
+    """Encode, decode, k latent steps, f fine-tuning steps, on the support set alone.
 
     z ← z − α ∇_z L^tr(w(z)), decoding after every step, and then w ← w − α′ ∇_w L^tr(w); learned α (H,), α′ (D,).
+    The released code's `leo_inner_loop` and `finetuning_inner_loop`.
 
     With L2F, γ is read off the gradient at the weights decoded from the first codes, the task's initialisation, and
     attenuates every decoding from there on, so that fine-tuning starts from attenuated weights too. L2F's authors
@@ -366,7 +383,7 @@ class Outcome(NamedTuple):
 
 
 def assess(params: Params, l2f: L2F | None, ways: int, task: Task, noise: Noise) -> Outcome:
-    """Adapt to the support set, and judge on the query set: the terms of one task's objective (Eq. 6)."""
+    """Adapt to the support set, and judge on the query set: the terms of one task's objective."""
     adapted = adapt(params, l2f, ways, task, noise)
     logits = (noise.query * task.query) @ adapted.weights.transpose(1, 2)  # (1 + k + f, Q, N)
     return Outcome(
@@ -515,14 +532,14 @@ def no_noise(settings: LEOSettings) -> Noise:
 
 
 def meta_loss(outcome: Outcome, params: Params, settings: LEOSettings) -> Tensor:
-    """Mean over tasks of L^val + β KL + γ ‖stopgrad(z′) − z‖², plus R (Eq. 6)."""
+    """Mean over tasks of L^val + β KL + γ ‖stopgrad(z′) − z‖², plus R (the released code's `_build`)."""
     s = settings
     tasks = outcome.query_loss + s.kl * outcome.kl + s.encoder_penalty * outcome.penalty
     return tasks.mean() + regulariser(params, s.l2, s.orthogonality)
 
 
 def clip(gradient: Tensor, bound: float) -> Tensor:
-    """One meta-parameter's gradient, its entries cut at ±bound, then its norm (Appendix B.4)."""
+    """One meta-parameter's gradient, its entries cut at ±bound, then its norm (the code's `_clip_gradients`)."""
     cut = gradient.clamp(-bound, bound)
     return cut * (bound / cut.norm()).clamp_max(1)
 
