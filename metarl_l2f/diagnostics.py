@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
-from .core import L2F, Loss, Params, layer_of
+from .core import L2F, Loss, Params, attenuate, layer_of
 
 
 def conflict_by_task(gradients: Params, distribution: Params | None = None) -> dict[str, Tensor]:
@@ -106,17 +106,22 @@ def landscape(loss: Loss, params: Params, direction: Params, distances: Sequence
     Args:
         loss: of the task.
         params: θ, where the step starts.
-        direction: d, by name, such as α ∇L; parameters without one stay.
+        direction: d, by name, such as α ∇L; parameters without one stay, and the gradient leaves them out.
         distances: η, S positive numbers.
     """
-    here = grad(loss)(params)
+
+    def along(moved: Params) -> Tensor:
+        return loss(params | moved)
+
+    begin = {name: params[name] for name in direction}
+    here = grad(along)(begin)
     length = torch.cat([d.flatten() for d in direction.values()]).norm()
     losses, changes = [], []
     for distance in distances:
-        there = {n: p - distance * direction[n] if n in direction else p for n, p in params.items()}
-        gradients, value = grad_and_value(loss)(there)
+        there = {name: p - distance * direction[name] for name, p in begin.items()}
+        gradients, value = grad_and_value(along)(there)
         losses.append(value)
-        changes.append(torch.cat([(gradients[n] - here[n]).flatten() for n in params]).norm())
+        changes.append(torch.cat([(gradients[name] - here[name]).flatten() for name in begin]).norm())
     change = torch.stack(changes)
     walked = length * torch.tensor(distances, dtype=length.dtype, device=length.device)
     tiny = torch.finfo(change.dtype).tiny  # a direction of 0 goes nowhere: smoothness 0, not NaN
@@ -128,7 +133,8 @@ def manual_attenuation(learner: L2F, factors: Sequence[float], score: Callable[[
 
     Args:
         learner: whose θ is shrunk, and given back as it was.
-        factors: a layer's parameters are multiplied by each of them in turn.
+        factors: a layer's parameters are multiplied by each of them in turn, where they are logarithms their
+            exponentials: what γ does (Eq. 3).
         score: measures the learner as it is, adaptation included.
     Returns:
         By layer that the inner loop moves, the score for every factor.
@@ -138,9 +144,9 @@ def manual_attenuation(learner: L2F, factors: Sequence[float], score: Callable[[
 
     @torch.no_grad()
     def shrink(layer: str | None, factor: float) -> None:
-        for name, value in kept.items():
-            shrunk = layer_of(name) == layer and name in learner.adapted_names
-            theta[name].copy_(factor * value if shrunk else value)
+        gamma = {name: torch.tensor(factor) for name in learner.adapted_names if layer_of(name) == layer}
+        for name, value in attenuate(kept, gamma, logarithmic=learner.logarithmic).items():
+            theta[name].copy_(value)
 
     results: dict[str, list[float]] = {}
     try:

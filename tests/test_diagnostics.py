@@ -95,6 +95,17 @@ def test_landscape_along_the_steepest_axis_finds_the_largest_eigenvalue():
     assert float(landscape(loss, params, {"x": torch.tensor(0.3)}).smoothness) == pytest.approx(3.0)
 
 
+def test_landscape_leaves_out_what_the_step_does_not_move():
+    """L = x² z at (1, 2): along x, ∂L/∂x = 2 x z changes by 4 a unit; ∂L/∂z, which changes too, does not count."""
+
+    def loss(params):
+        return params["x"].square() * params["z"]
+
+    found = landscape(loss, {"x": torch.tensor(1.0), "z": torch.tensor(2.0)}, {"x": torch.tensor(1.0)}, (0.5,))
+    assert found.losses.tolist() == [0.5] and found.gradient_changes.tolist() == [2.0]
+    assert float(found.smoothness) == 4.0
+
+
 def test_landscape_is_vmapped_over_tasks_and_a_gradient_of_zero_is_no_nan():
     def task(scale):
         params = {"x": torch.tensor([1.0, -1.0])}
@@ -125,9 +136,9 @@ def test_a_large_gap_between_training_and_held_out_tasks_is_said():
 # ---- attenuation --------------------------------------------------------------------------------------------------
 
 
-def learner(attenuation=None):
+def learner(attenuation=None, **options):
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    return L2F(network, attenuation, InnerLoop(), generator=torch.Generator().manual_seed(0))
+    return L2F(network, attenuation, InnerLoop(), generator=torch.Generator().manual_seed(0), **options)
 
 
 def test_manual_attenuation_shrinks_one_layer_at_a_time_and_gives_it_back():
@@ -143,6 +154,14 @@ def test_manual_attenuation_shrinks_one_layer_at_a_time_and_gives_it_back():
     assert found == {"0": [1.0, 2.0], "1": [3.0, 4.0]}
     assert torch.tensor(seen).tolist() == [pytest.approx(row) for row in [[0.1, 1], [0.5, 1], [1, 0.1], [1, 0.5]]]
     assert all(torch.equal(value, before[name]) for name, value in l2f.theta.items())
+
+
+def test_manual_attenuation_of_a_logarithm_shrinks_its_exponential():
+    l2f = learner(logarithmic=["1.bias"])
+    with torch.no_grad():
+        l2f.theta["1.bias"].fill_(math.log(0.4))
+    found = manual_attenuation(l2f, (0.5, 1.0), lambda: float(l2f.theta["1.bias"].detach().exp()[0]))
+    assert found == {"0": [pytest.approx(0.4)] * 2, "1": [pytest.approx(0.2), pytest.approx(0.4)]}
 
 
 def test_manual_attenuation_gives_the_layer_back_when_measuring_fails():

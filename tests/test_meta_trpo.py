@@ -434,7 +434,11 @@ def test_threads_must_be_positive():
 
 
 @pytest.mark.parametrize(
-    "name", ["MAML", "L2F, gradient at θ", "L2F, gradient at θ̄", "L2F, σ kept", "MAML, discrete, two learned steps"]
+    "name",
+    [
+        *("MAML", "L2F, gradient at θ", "L2F, gradient at θ̄", "L2F, fresh episodes", "L2F, σ kept"),
+        "MAML, discrete, two learned steps",
+    ],
 )
 def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(name):
     meta = build(**VARIANTS[name])
@@ -454,7 +458,7 @@ def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(name):
         cosine = float(flat[0] @ flat[1] / flat[0].norm() / flat[1].norm())
         assert float(found.cosine["network"][number]) == pytest.approx(cosine, abs=1e-5)
         # A step further along the inner step: the ratio's loss where twice the step leads.
-        direction = before if meta.gradient_at_init else gradient(start)
+        direction = before if meta.gradient_at_init else torch.func.grad(meta.loss(data.inner[0]))(start)
         there = {n: p - 2 * learner.alpha(0)[n] * direction[n] for n, p in start.items()}
         old = meta.policy(theta, data.first.observations)
         loss = surrogate_loss(meta.policy(there, data.first.observations), old, data.first)

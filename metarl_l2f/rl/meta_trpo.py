@@ -218,9 +218,10 @@ class MetaTRPO:
         """
 
         @torch.no_grad()
-        def shard(parts: tuple[Batch, Batch, Start, Params]) -> tuple[Params, Landscape]:
-            def task(first: Batch, post: Batch, start: Start, adapted: Params) -> tuple[Params, Landscape]:
-                loss = self.loss(first)
+        def shard(parts: tuple[MetaData, Start, Params]) -> tuple[Params, Landscape]:
+            def task(data: MetaData, start: Start, adapted: Params) -> tuple[Params, Landscape]:
+                first, (inner, *_), post = data
+                loss = self.loss(inner)
                 gradients = start.gradients if self.gradient_at_init else self.learner.gradients(loss, start.params)
                 after = self.learner.gradients(self.loss(post), adapted, list(start.gradients))
                 direction = {n: self.learner.alpha(0)[n] * gradients[n] for n in self.learner.adapted_names}
@@ -233,8 +234,8 @@ class MetaTRPO:
 
             return vmap(task)(*parts)
 
-        data, start = rollouts.data, rollouts.start
-        after, around = joined(self.shards.map(shard, (data.first, data.post, start, rollouts.params[-1])))
+        start = rollouts.start
+        after, around = joined(self.shards.map(shard, (rollouts.data, start, rollouts.params[-1])))
         found = Inspection(
             self.learner.gammas_by_tensor(start.gamma) if self.learner.attenuation else {},
             conflict_by_task(start.gradients),
