@@ -40,12 +40,12 @@ class Ant(RunOptions):
         }[self.goals]
         return f"metarl_l2f/{name}-v0", {**arguments, "horizon": self.settings.horizon}
 
-    def pictures(self, rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
+    def pictures(self, rollouts: Rollouts, tasks: Any, width: float | None = None) -> dict[str, Figure]:
         """Speeds before and after each inner step."""
         speeds = self.goals == "velocity"
         name = "goal speed, m/s" if speeds else "direction asked for"
         figure = running_speeds(
-            rollouts.episodes, tasks, speed_column=FORWARD_SPEED, task_name=name, goals_are_speeds=speeds
+            rollouts.episodes, tasks, speed_column=FORWARD_SPEED, task_name=name, goals_are_speeds=speeds, width=width
         )
         return {"speeds": figure}
 

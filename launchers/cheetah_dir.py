@@ -36,9 +36,11 @@ class CheetahDir(RunOptions):
             "horizon": self.settings.horizon,
         }
 
-    def pictures(self, rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
+    def pictures(self, rollouts: Rollouts, tasks: Any, width: float | None = None) -> dict[str, Figure]:
         """Speeds before and after each inner step."""
-        figure = running_speeds(rollouts.episodes, tasks, speed_column=FORWARD_SPEED, task_name="direction asked for")
+        figure = running_speeds(
+            rollouts.episodes, tasks, speed_column=FORWARD_SPEED, task_name="direction asked for", width=width
+        )
         return {"speeds": figure}
 
 

@@ -42,10 +42,15 @@ class CheetahVel(RunOptions):
             "horizon": self.settings.horizon,
         }
 
-    def pictures(self, rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
+    def pictures(self, rollouts: Rollouts, tasks: Any, width: float | None = None) -> dict[str, Figure]:
         """Speeds before and after each inner step."""
         figure = running_speeds(
-            rollouts.episodes, tasks, speed_column=FORWARD_SPEED, task_name="goal speed, m/s", goals_are_speeds=True
+            rollouts.episodes,
+            tasks,
+            speed_column=FORWARD_SPEED,
+            task_name="goal speed, m/s",
+            goals_are_speeds=True,
+            width=width,
         )
         return {"speeds": figure}
 

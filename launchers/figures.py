@@ -2,10 +2,12 @@
 
 import csv
 import math
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,29 +17,35 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from metarl_l2f import diagnostic_figures
+from metarl_l2f.core import Params
 from metarl_l2f.diagnostics import Inspection, manual_attenuation
-from metarl_l2f.evaluation import load_evaluation
-from metarl_l2f.figures import FORMATS, Log, gamma_heatmap, learning_curve, save, sinusoid_fit
+from metarl_l2f.evaluation import Evaluation, load_evaluation
+from metarl_l2f.figures import COLUMN, FORMATS, Log, gamma_heatmap, learning_curve, save, sinusoid_fit
 from metarl_l2f.launchers import meta_rl, sinusoid, supervised
 from metarl_l2f.launchers.kinds import REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import fail, quiet_machine, read_config
+from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_config
+from metarl_l2f.report import EVALUATION_FILE
 from metarl_l2f.training import metrics
-from metarl_l2f.training.config import from_json
+from metarl_l2f.training.config import flat, from_json
 from metarl_l2f.training.seeding import Stream, generator
 
 FACTORS = tuple(round(0.1 * number, 1) for number in range(1, 11))
 """That layers are shrunk by, one at a time."""
+NO_OTHER_METHOD = ("settings.seed", "batching", "task_chunk", "compile", "log_every", "settings.diagnostics_every")
+"""Options in which runs may differ and still be of one method, beside those that may change on resume."""
+NARROWEST = 2.0  # Inches.
 
 
 @dataclass(frozen=True)
 class Options:
     """Pictures of finished runs of one problem, as .png and .pdf, and their numbers as .csv.
 
-    Runs of one method are its seeds: means over them with 95 % intervals. Drawn are learning curves, scores against
-    gradient steps (Figure 5 of the L2F paper), the domain's own pictures (Figure 4 for sinusoids), conflict by layer
-    (Figure 3a, c), attenuation by hand (3b), γ by tensor (3d) and, of runs that were looked at while they trained
-    (--inspect-every), the landscape of the inner loss (Figure 2).
+    Runs that differ in their seed alone are one method: means over them with 95 % intervals. Where options differ, each
+    choice is a method of its own. Drawn are learning curves, scores against gradient steps (Figure 5 of the L2F paper),
+    the domain's own pictures (Figure 4 for sinusoids), conflict by layer (Figure 3a, c), attenuation by hand (3b), γ by
+    tensor (3d) and, of runs that were looked at while they trained (--inspect-every), the landscape of the inner loss
+    (Figure 2).
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -47,7 +55,9 @@ class Options:
     tasks: int = 40
     """Held-out tasks that conflict, γ and attenuation by hand are measured on."""
     manual: bool = True
-    """Attenuate layers by hand, which takes ten evaluations of every layer of the first run of each method."""
+    """Attenuate layers by hand, which takes ten evaluations of every layer of every run."""
+    width: float = COLUMN
+    """Of the pictures, inches; by default a column of a paper."""
     threads: int = 1
     """CPU threads; changes no number."""
 
@@ -56,6 +66,8 @@ class Options:
             raise ValueError("name at least one run's folder")
         if self.tasks < 2:
             raise ValueError(f"tasks must be 2 or more, for one task alone has no conflict; got {self.tasks}")
+        if not self.width >= NARROWEST:
+            raise ValueError(f"width must be {NARROWEST:g} inches or more, got {self.width}")
 
 
 class Look(NamedTuple):
@@ -69,7 +81,7 @@ class Look(NamedTuple):
     """By layer, the score for each of FACTORS."""
 
 
-def look_at_policy(run: Path, launcher: str, options: Options, manual: bool) -> Look:
+def look_at_policy(run: Path, launcher: str, options: Options) -> Look:
     """A run of reinforcement learning on held-out tasks."""
     experiment = meta_rl.load_run(run, threads=options.threads)
     settings = experiment.settings
@@ -83,14 +95,14 @@ def look_at_policy(run: Path, launcher: str, options: Options, manual: bool) -> 
 
         return Look(
             experiment.meta.inspect(rollouts),
-            from_json(REINFORCEMENT[launcher], read_config(run)["options"]).pictures(rollouts, tasks),
-            manual_attenuation(experiment.learner, FACTORS, score) if manual else {},
+            from_json(REINFORCEMENT[launcher], read_config(run)["options"]).pictures(rollouts, tasks, options.width),
+            manual_attenuation(experiment.learner, FACTORS, score) if options.manual else {},
         )
     finally:
         experiment.close()
 
 
-def look_at_network(run: Path, launcher: str, options: Options, manual: bool) -> Look:
+def look_at_network(run: Path, launcher: str, options: Options) -> Look:
     """A supervised run on held-out tasks."""
     chosen, experiment = supervised.load_run(SUPERVISED[launcher], run, threads=options.threads)
     steps = experiment.settings.inner.inner_steps
@@ -103,16 +115,24 @@ def look_at_network(run: Path, launcher: str, options: Options, manual: bool) ->
 
         return Look(
             experiment.meta_loss.inspect(tasks, steps),
-            chosen.pictures(experiment),
-            manual_attenuation(experiment.learner, FACTORS, score) if manual else {},
+            chosen.pictures(experiment, options.width),
+            manual_attenuation(experiment.learner, FACTORS, score) if options.manual else {},
         )
     finally:
         experiment.close()
 
 
-def label_of(run: Path) -> str:
-    """What pictures call a run's method."""
-    return str(read_config(run)["options"]["settings"]["method"]).upper()
+def labels_of(runs: Sequence[Path], kind: type[RunOptions]) -> list[str]:
+    """What pictures call each run: its method, and in what it differs from other runs of that method."""
+    options = [flat(read_config(run)["options"]) for run in runs]
+    ignored = {*NO_OTHER_METHOD, *kind.may_change_on_resume}
+    labels = []
+    for own in options:
+        alike = [other for other in options if other["settings.method"] == own["settings.method"]]
+        differ = [n for n in own if n not in ignored and any(other.get(n) != own[n] for other in alike)]
+        choices = [f"{name.rpartition('.')[-1].replace('_', ' ')} {own[name]}" for name in differ]
+        labels.append(", ".join([str(own["settings.method"]).upper(), *choices]))
+    return labels
 
 
 def problem_of(run: Path) -> dict[str, Any]:
@@ -122,23 +142,41 @@ def problem_of(run: Path) -> dict[str, Any]:
     return {name: value for name, value in {**config["options"], **config}.items() if name in kept}
 
 
+def protocol_of(evaluation: Evaluation) -> dict[str, Any]:
+    """How a run was evaluated, but for the seed, which differs from run to run."""
+    protocol = {**evaluation.protocol, "steps": evaluation.scores.shape[1] - 1}
+    return {name: value for name, value in protocol.items() if name != "seed"}
+
+
+def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What differs, in words."""
+    names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+    return ", ".join(f"{name} ({first.get(name)}, {other.get(name)})" for name in names)
+
+
 def checked(runs: tuple[Path, ...]) -> str:
     """The launcher of all runs.
 
     Raises:
-        ValueError: they are runs of different problems, or not done.
+        ValueError: they are runs of different problems, not done, evaluated differently, or one is named twice.
     """
     launchers = [launcher_of(run) for run in runs]
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise ValueError("a run is named twice; it would count as two seeds: name it once")
     for run in runs:
-        if problem_of(run) != problem_of(runs[0]):
-            first, other = problem_of(runs[0]), problem_of(run)
-            differ = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+        if found := differences(problem_of(runs[0]), problem_of(run)):
             raise ValueError(
-                f"runs in one picture must share their problem, but {runs[0]} and {run} differ in "
-                f"{', '.join(f'{name} ({first.get(name)}, {other.get(name)})' for name in differ)}; draw them apart"
+                f"runs in one picture must share their problem, but {runs[0]} and {run} differ in {found}; draw them "
+                "apart"
             )
-        if not (run / "evaluation.json").exists():
-            raise ValueError(f"{run} has no evaluation.json; finish it, or run: python launchers/evaluate.py {run}")
+        if not (run / EVALUATION_FILE).exists():
+            raise ValueError(f"{run} has no {EVALUATION_FILE}; finish it, or run: python launchers/evaluate.py {run}")
+        evaluated = [protocol_of(load_evaluation(one / EVALUATION_FILE)) for one in (runs[0], run)]
+        if found := differences(*evaluated):
+            raise ValueError(
+                f"runs in one picture must be evaluated alike, but {runs[0]} and {run} differ in {found}; run "
+                "launchers/evaluate.py on both with the same flags"
+            )
     return launchers[0]
 
 
@@ -154,31 +192,43 @@ class Method:
     """(k + 1,) each: the mean over held-out tasks after 0 … k steps, as evaluated."""
     looks: list[Look]
 
-    def means(self, what: str) -> list[dict[str, float]]:
-        """Of each run, by layer or tensor, the mean over tasks of a field of its `Inspection`."""
-        return [{n: float(v.mean()) for n, v in getattr(look.found, what).items()} for look in self.looks]
+
+def means_of(values: Params) -> dict[str, float]:
+    """By layer or tensor, the mean over tasks."""
+    return {name: float(value.mean()) for name, value in values.items()}
 
 
 def gather(options: Options, launcher: str) -> dict[str, Method]:
-    """The runs by method, and what each shows."""
+    """The runs by method, and what each shows.
+
+    Raises:
+        ValueError: two runs of one method have the same seed.
+    """
     by_method: dict[str, list[Path]] = defaultdict(list)
-    for run in options.runs:
-        by_method[label_of(run)].append(run)
+    kind = (REINFORCEMENT | SUPERVISED)[launcher]
+    for run, label in zip(options.runs, labels_of(options.runs, kind), strict=True):
+        by_method[label].append(run)
+    seeds = {
+        label: [read_config(run)["options"]["settings"]["seed"] for run in runs] for label, runs in by_method.items()
+    }
+    for label, own in seeds.items():
+        if len(set(own)) < len(own):
+            raise ValueError(f"runs of {label} must be of different seeds, got {own}; drop the repeated ones")
     look = look_at_policy if launcher in REINFORCEMENT else look_at_network
     with tqdm(total=len(options.runs), unit="run", desc="looking") as bar:
 
-        def looked(run: Path, first: bool) -> Look:
-            found = look(run, launcher, options, manual=options.manual and first)
+        def looked(run: Path) -> Look:
+            found = look(run, launcher, options)
             bar.update()
             return found
 
         return {
             label: Method(
                 runs,
-                [read_config(run)["options"]["settings"]["seed"] for run in runs],
+                seeds[label],
                 [metrics.read(run) for run in runs],
-                [load_evaluation(run / "evaluation.json").scores.mean(0) for run in runs],
-                [looked(run, first=run == runs[0]) for run in runs],
+                [load_evaluation(run / EVALUATION_FILE).scores.mean(0) for run in runs],
+                [looked(run) for run in runs],
             )
             for label, runs in by_method.items()
         }
@@ -188,54 +238,91 @@ def draw(methods: Mapping[str, Method], options: Options, launcher: str, score: 
     """Every picture that applies, by name."""
 
     def means(what: str) -> dict[str, list[dict[str, float]]]:
-        return {label: method.means(what) for label, method in methods.items() if getattr(method.looks[0].found, what)}
+        found = {label: [means_of(getattr(look.found, what)) for look in m.looks] for label, m in methods.items()}
+        return {label: seeds for label, seeds in found.items() if all(seeds)}
 
     runs = [run for method in methods.values() for run in method.runs]
     labels = [label for label, method in methods.items() for _ in method.runs]
     tag = score if launcher in REINFORCEMENT else f"validation/{score}"
     unrelated = math.acos(1 / math.sqrt(options.tasks))
+    width, scores = options.width, {n: m.scores for n, m in methods.items()}
+    by_layer = partial(diagnostic_figures.by_layer, width=width)
     pictures = {
-        "learning_curve": learning_curve(runs, labels if len(runs) > 1 else None, score=tag),
-        "scores_by_step": diagnostic_figures.scores_by_step({n: method.scores for n, method in methods.items()}, score),
-        "conflict": diagnostic_figures.by_layer(means("conflict"), "conflict, rad", reference=unrelated),
-        "gradient_cosine": diagnostic_figures.by_layer(means("cosine"), "cosine of ∇L before and after"),
+        "learning_curve": learning_curve(runs, labels if len(runs) > 1 else None, score=tag, width=width),
+        "scores_by_step": diagnostic_figures.scores_by_step(scores, score, width=width),
+        "conflict": by_layer(means("conflict"), "conflict, rad", reference=unrelated),
+        "gradient_cosine": by_layer(means("cosine"), "cosine of ∇L before and after"),
     }
-    if gamma := means("gamma"):
-        pictures["gamma"] = diagnostic_figures.by_layer(gamma, "γ, mean over tasks", reference=1.0)
-    if attenuated := {n: method.looks[0].attenuated for n, method in methods.items() if method.looks[0].attenuated}:
-        pictures["manual_attenuation"] = diagnostic_figures.manual_attenuation(attenuated, FACTORS, score)
-    if all(any("landscape/smoothness" in line for line in log) for method in methods.values() for log in method.logs):
-        pictures["landscape"] = diagnostic_figures.landscape_curves({n: method.logs for n, method in methods.items()})
+    if gammas := means("gamma"):
+        pictures["gamma"] = by_layer(gammas, "γ, mean over tasks", reference=1.0)
+    if options.manual:
+        attenuated = {n: [look.attenuated for look in method.looks] for n, method in methods.items()}
+        pictures["manual_attenuation"] = diagnostic_figures.manual_attenuation(attenuated, FACTORS, score, width=width)
+    if not unseen(methods):
+        logs = {n: method.logs for n, method in methods.items()}
+        pictures["landscape"] = diagnostic_figures.landscape_curves(logs, width=width)
     for label, method in methods.items():
-        first = method.looks[0]
-        own = first.pictures | ({"gamma_by_task": gamma_heatmap(first.found.gamma)} if first.found.gamma else {})
-        pictures |= {f"{name}_{label.lower()}": picture for name, picture in own.items()}
-    if launcher == "sinusoid":  # Figure 4: the methods' fits of the same curves, below each other.
+        own, gamma = dict(method.looks[0].pictures), method.looks[0].found.gamma
+        if gamma:
+            own["gamma_by_task"] = gamma_heatmap(gamma, width=width)
+        pictures |= {f"{name}_{re.sub(r'[^a-z0-9]+', '_', label.lower())}": picture for name, picture in own.items()}
+    if launcher == "sinusoid":  # Figure 4: the methods' fits of the same curves, beside each other.
         loaded = {name: supervised.load_run(sinusoid.Sinusoid, method.runs[0]) for name, method in methods.items()}
         pictures = {name: picture for name, picture in pictures.items() if not name.startswith("sinusoid_fit")}
         first_run = next(iter(loaded.values()))[0]
         fits = first_run.fits({name: experiment for name, (_, experiment) in loaded.items()})
-        pictures["sinusoid_fit"] = sinusoid_fit(*fits)
+        pictures["sinusoid_fit"] = sinusoid_fit(*fits, width=width)
     return pictures
 
 
+def unseen(methods: Mapping[str, Method]) -> list[Path]:
+    """Runs whose landscape was not looked at while they trained."""
+    return [
+        run
+        for method in methods.values()
+        for run, log in zip(method.runs, method.logs, strict=True)
+        if not any("landscape/smoothness" in line for line in log)
+    ]
+
+
 def numbers(methods: Mapping[str, Method], score: str) -> list[list[object]]:
-    """The numbers in the pictures, as rows: figure, method, seed, what, value."""
+    """The numbers in the pictures, as rows: figure, method, seed, what, value.
+
+    And two that no picture shows: how much γ differs between tasks, and the landscape as training left it.
+    """
     rows: list[list[object]] = []
     for label, method in methods.items():
-        for number, seed in enumerate(method.seeds):
-            found = {"scores_by_step": {f"{score} after {k}": v for k, v in enumerate(method.scores[number])}}
-            found |= {
-                figure: method.means(what)[number]
-                for figure, what in (("conflict", "conflict"), ("gradient_cosine", "cosine"), ("gamma", "gamma"))
-            }
-            found["manual_attenuation"] = {
-                f"{layer} × {factor}": value
-                for layer, values in method.looks[number].attenuated.items()
-                for factor, value in zip(FACTORS, values, strict=True)
+        for seed, scores, look in zip(method.seeds, method.scores, method.looks, strict=True):
+            inspected = look.found.metrics()
+            found = {
+                "scores_by_step": {f"{score} after {step}": value for step, value in enumerate(scores)},
+                "conflict": means_of(look.found.conflict),
+                "gradient_cosine": means_of(look.found.cosine),
+                "gamma": means_of(look.found.gamma),
+                "gamma_over_tasks": {
+                    name: float(g.std(0, unbiased=False).mean()) for name, g in look.found.gamma.items()
+                },
+                "manual_attenuation": {
+                    f"{layer} × {factor}": value
+                    for layer, values in look.attenuated.items()
+                    for factor, value in zip(FACTORS, values, strict=True)
+                },
+                "landscape_at_end": {n: v for n, v in inspected.items() if n.startswith("landscape/")},
             }
             rows += [[figure, label, seed, what, v] for figure, values in found.items() for what, v in values.items()]
     return rows
+
+
+def notes(methods: Mapping[str, Method]) -> list[str]:
+    """What whoever looks at the pictures must know."""
+    found = []
+    for label, method in methods.items():
+        lengths = {log[-1]["iteration"] for log in method.logs}
+        if len(lengths) > 1:
+            found.append(f"runs of {label} differ in length: {min(lengths)} to {max(lengths)} meta-iterations")
+    if missing := unseen(methods):
+        found.append(f"no landscape over training: not looked at in {', '.join(map(str, missing))} (--inspect-every)")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -245,7 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
         quiet_machine()
         launcher = checked(options.runs)
         methods = gather(options, launcher)
-        score = load_evaluation(options.runs[0] / "evaluation.json").score
+        score = load_evaluation(options.runs[0] / EVALUATION_FILE).score
         pictures, rows = draw(methods, options, launcher, score), numbers(methods, score)
         options.out.mkdir(parents=True, exist_ok=True)
         for name, figure in pictures.items():
@@ -255,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
             writer = csv.writer(file)
             writer.writerow(["figure", "method", "seed", "what", "value"])
             writer.writerows([*row[:-1], f"{row[-1]:.5g}"] for row in rows)
-        print(f"wrote {', '.join(sorted(pictures))} and numbers.csv to {options.out}")
+        print("\n".join([*notes(methods), f"wrote {', '.join(sorted(pictures))} and numbers.csv to {options.out}"]))
     except USER_ERRORS as error:
         return fail(error)
     return 0

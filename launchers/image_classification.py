@@ -126,12 +126,12 @@ class ImageClassification(RunOptions):
             "the standard deviation of single answers, not an interval)"
         )
 
-    def pictures(self, experiment: MetaSupervised) -> dict[str, Figure]:
+    def pictures(self, experiment: MetaSupervised, width: float | None = None) -> dict[str, Figure]:
         """One held-out episode: what it learns from, and what it makes of new images."""
         random = generator(self.settings.seed, Stream.EVALUATION)
         task = experiment.problem.sample("test", random, 1)
         _, _, outputs = experiment.meta_loss.evaluate(task, self.settings.inner.inner_steps)
-        return {"episode": few_shot_episode(task, outputs)}
+        return {"episode": few_shot_episode(task, outputs, width=width)}
 
 
 def main(arguments: list[str] | None = None) -> int:

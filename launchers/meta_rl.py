@@ -15,7 +15,15 @@ from metarl_l2f.diagnostics import collapse_warnings, gap_warning
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
 from metarl_l2f.launchers import run
-from metarl_l2f.launchers.run import checkpoint_of, quiet_machine, read_config, read_state, shown_gammas, warns_once
+from metarl_l2f.launchers.run import (
+    checkpoint_of,
+    histograms_of,
+    pictures_of,
+    quiet_machine,
+    read_config,
+    read_state,
+    warns_once,
+)
 from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.vectorise import WorkerError
@@ -48,8 +56,8 @@ class RunOptions(run.RunOptions):
         """The environment's id and arguments."""
         raise NotImplementedError
 
-    def pictures(self, rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
-        """The domain's own pictures of rollouts on tasks, by name, where it has any."""
+    def pictures(self, rollouts: Rollouts, tasks: Any, width: float | None = None) -> dict[str, Figure]:
+        """The domain's own pictures of rollouts on tasks, by name, where it has any; their width in inches."""
         return {}
 
 
@@ -113,7 +121,8 @@ def inspector(experiment: MetaRL, options: RunOptions) -> Callable[[Mapping[str,
         before, after = (float(rollouts.episodes[step].returns().mean()) for step in (0, steps))
         gap = gap_warning(metrics[f"return/step_{steps}"], before, after)
         warn([*collapse_warnings(experiment.learner, rollouts.start.gamma), gap])
-        return Shown(found.metrics(), *shown_gammas(found.gamma, options.pictures(rollouts, tasks)))
+        pictures = options.pictures(rollouts, tasks) | pictures_of(found, experiment.settings.method.upper())
+        return Shown(found.metrics(), histograms_of(found.gamma), pictures)
 
     return inspect
 
@@ -166,6 +175,7 @@ def report(experiment: MetaRL, folder: Path, options: RunOptions) -> None:
         experiment, options.evaluation_tasks, settings.episodes_per_task, options.evaluation_steps, settings.seed
     )
     evaluation.save(folder / "evaluation.json")
-    for picture, figure in options.pictures(rollouts, tasks).items():
+    found = pictures_of(experiment.meta.inspect(rollouts), settings.method.upper())
+    for picture, figure in (options.pictures(rollouts, tasks) | found).items():
         save(figure, folder / f"{picture}.png")
     print(evaluation.table())

@@ -57,9 +57,9 @@ class Navigation(RunOptions):
             "horizon": self.settings.horizon,
         }
 
-    def pictures(self, rollouts: Rollouts, tasks: Any) -> dict[str, Figure]:
+    def pictures(self, rollouts: Rollouts, tasks: Any, width: float | None = None) -> dict[str, Figure]:
         """Paths before and after each inner step."""
-        return {"navigation_paths": navigation_paths(rollouts.episodes, tasks)}
+        return {"navigation_paths": navigation_paths(rollouts.episodes, tasks, width=width)}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -21,6 +22,8 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from metarl_l2f.diagnostic_figures import by_layer
+from metarl_l2f.diagnostics import Inspection
 from metarl_l2f.figures import gamma_heatmap
 from metarl_l2f.report import write_report
 from metarl_l2f.training.checkpoint import CheckpointError
@@ -184,12 +187,17 @@ def warns_once() -> Callable[[Iterable[str | None]], None]:
     return warn
 
 
-def shown_gammas(
-    gamma: Mapping[str, Tensor], pictures: dict[str, Figure]
-) -> tuple[dict[str, np.ndarray], dict[str, Figure]]:
-    """γ by tensor and task as histograms, and its picture beside others."""
-    histograms = {f"gamma/{name}": values.flatten().numpy() for name, values in gamma.items()}
-    return histograms, pictures | ({"gamma": gamma_heatmap(gamma)} if gamma else {})
+def histograms_of(gamma: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """γ of every tensor over tasks and entries, by tag."""
+    return {f"gamma/{name}": values.flatten().numpy() for name, values in gamma.items()}
+
+
+def pictures_of(found: Inspection, label: str) -> dict[str, Figure]:
+    """What a run's tasks disagree about, layer by layer, and what γ keeps of every tensor for each of them."""
+    conflict = {label: [{layer: float(angles.mean()) for layer, angles in found.conflict.items()}]}
+    unrelated = math.acos(1 / math.sqrt(len(found.conflict["network"])))
+    pictures = {"conflict": by_layer(conflict, "conflict, rad", reference=unrelated)}
+    return pictures | ({"gamma": gamma_heatmap(found.gamma)} if found.gamma else {})
 
 
 def train_and_report(

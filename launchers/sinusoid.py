@@ -90,13 +90,13 @@ class Sinusoid(RunOptions):
         }
         return Evaluation(scores.numpy(), protocol, model, score="mse")
 
-    def pictures(self, experiment: MetaSupervised) -> dict[str, Figure]:
+    def pictures(self, experiment: MetaSupervised, width: float | None = None) -> dict[str, Figure]:
         """Fits of some test curves, before adaptation and after every step; another run's below, if one is named."""
         drawn = {_name(experiment): experiment}
         if self.beside is not None:
             _, other = load_run(Sinusoid, self.beside)
             drawn[_name(other) if _name(other) not in drawn else self.beside.name] = other
-        return {"sinusoid_fit": sinusoid_fit(*self.fits(drawn))}
+        return {"sinusoid_fit": sinusoid_fit(*self.fits(drawn), width=width)}
 
     def fits(self, experiments: Mapping[str, MetaSupervised]) -> tuple[Task, dict[str, Tensor]]:
         """Some test curves, and what trained networks make of them after 0 … k steps, by the networks' names."""

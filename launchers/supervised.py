@@ -13,8 +13,17 @@ from metarl_l2f.diagnostics import collapse_warnings, gap_warning
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve, save
 from metarl_l2f.launchers import run
-from metarl_l2f.launchers.run import checkpoint_of, quiet_machine, read_config, read_state, shown_gammas, warns_once
+from metarl_l2f.launchers.run import (
+    checkpoint_of,
+    histograms_of,
+    pictures_of,
+    quiet_machine,
+    read_config,
+    read_state,
+    warns_once,
+)
 from metarl_l2f.shards import rows_of
+from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
 from metarl_l2f.supervised.meta_loss import Batching, Problem
 from metarl_l2f.training.checkpoint import load as load_checkpoint
@@ -92,8 +101,8 @@ class RunOptions(run.RunOptions):
         """Scores on held-out tasks after 0 … evaluation_steps inner steps."""
         raise NotImplementedError
 
-    def pictures(self, experiment: MetaSupervised) -> dict[str, Figure]:
-        """The problem's own pictures of what the network makes of tasks, by name."""
+    def pictures(self, experiment: MetaSupervised, width: float | None = None) -> dict[str, Figure]:
+        """The problem's own pictures of what the network makes of tasks, by name; their width in inches."""
         raise NotImplementedError
 
     def notes(self, evaluation: Evaluation) -> str:
@@ -141,18 +150,24 @@ def best_states(folder: Path) -> list[dict[str, Any]]:
     return [load_checkpoint(ranked_file(folder, entry["iteration"]))["experiment"] for entry in ranking]
 
 
+def inspected_tasks(experiment: MetaSupervised) -> Task:
+    """The validation tasks that a look at a run takes."""
+    return rows_of(experiment.validation_tasks(), slice(INSPECTED_TASKS))
+
+
 def inspector(experiment: MetaSupervised, options: RunOptions) -> Callable[[Mapping[str, float]], Shown]:
     """Looks at a run in training through its validation tasks: diagnostics, γ, pictures, and warnings."""
     warn, steps, score = warns_once(), experiment.settings.inner.inner_steps, experiment.problem.score_name
 
     def inspect(metrics: Mapping[str, float]) -> Shown:
-        tasks = rows_of(experiment.validation_tasks(), slice(INSPECTED_TASKS))
+        tasks = inspected_tasks(experiment)
         found = experiment.meta_loss.inspect(tasks, steps)
         warn(collapse_warnings(experiment.learner, experiment.meta_loss.starts(tasks)[0]))
         before, after = (metrics.get(f"validation/{score}/step_{step}") for step in (0, steps))
         if before is not None and after is not None:
             warn([gap_warning(metrics[f"{score}/step_{steps}"], before, after)])
-        return Shown(found.metrics(), *shown_gammas(found.gamma, options.pictures(experiment)))
+        pictures = options.pictures(experiment) | pictures_of(found, experiment.settings.method.upper())
+        return Shown(found.metrics(), histograms_of(found.gamma), pictures)
 
     return inspect
 
@@ -188,7 +203,8 @@ def launch(name: str, options: RunOptions) -> int:
         experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
         evaluation = options.evaluate(experiment, folder, settings.seed)
         evaluation.save(folder / "evaluation.json")
-        for picture, figure in options.pictures(experiment).items():
+        found = experiment.meta_loss.inspect(inspected_tasks(experiment), settings.inner.inner_steps)
+        for picture, figure in (options.pictures(experiment) | pictures_of(found, settings.method.upper())).items():
             save(figure, folder / f"{picture}.png")
         print("\n".join(filter(None, [evaluation.table(), options.notes(evaluation)])))
 

@@ -3,6 +3,7 @@
 Several runs under one label are seeds of one method: means over them, with 95 % t-intervals. Drawn as in figures.py.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from .evaluation import mean_interval
-from .figures import COLOURS, INK, LEGEND_HEIGHT, SMALL_SIZE, TEXT_SIZE, Log, finish_panel
+from .figures import COLOURS, FEW_POINTS, INK, LEGEND_HEIGHT, NARROW, SMALL_SIZE, TEXT_SIZE, Log, finish_panel
 
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # One more than colours: together they tell many lines apart.
 SPREAD = 0.24  # Of the distance between two layers, over which the methods' marks are spread.
 
 BySeed = Mapping[str, Sequence[Mapping[str, float]]]
@@ -65,45 +66,42 @@ def by_layer(values: BySeed, name: str, *, reference: float | None = None, width
 
 
 def manual_attenuation(
-    results: Mapping[str, Mapping[str, Sequence[float]]], factors: Sequence[float], score: str, *, width: float = 5.6
+    results: Mapping[str, Sequence[Mapping[str, Sequence[float]]]],
+    factors: Sequence[float],
+    score: str,
+    *,
+    width: float = 5.6,
 ) -> Figure:
     """What shrinking one layer by hand does to the adapted score: a panel a method, a line a layer (Figure 3b).
 
     Args:
-        results: label → layer → score for every factor.
+        results: label → of each seed, by layer, the score for every factor.
         factors: that a layer was multiplied by.
         score: what it measures, for the axis.
         width: of the picture, inches.
     """
     figure = Figure(figsize=(width, 2.2 + LEGEND_HEIGHT), layout="constrained")
     panels = figure.subplots(1, len(_checked(results)), sharey=True, squeeze=False)[0]
-    lines = {}
-    for axes, (label, layers) in zip(panels, results.items(), strict=True):
-        for number, (layer, values) in enumerate(layers.items()):
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-            (lines[layer],) = axes.plot(factors, values, linewidth=1.2, markersize=3, label=layer, **style)
-        axes.set_title(label, fontsize=TEXT_SIZE, color=INK)
-        _name_axes(axes, "factor on one layer of θ", score if axes is panels[0] else "")
-    figure.legend(
-        handles=list(lines.values()),
-        loc="outside upper center",
-        ncols=min(4, len(lines)),
-        fontsize=SMALL_SIZE,
-        labelcolor=INK,
-        frameon=False,
-    )
-    return figure
+    for axes, (label, seeds) in zip(panels, results.items(), strict=True):
+        for layer, colour, marker in zip(seeds[0], itertools.cycle(COLOURS), itertools.cycle(MARKERS)):
+            intervals = [
+                mean_interval(np.array(values)) for values in zip(*(seed[layer] for seed in seeds), strict=True)
+            ]
+            _draw_intervals(axes, np.array(factors), intervals, colour, marker, layer, joined=True)
+        axes.set_title(_named(label, len(seeds)), fontsize=TEXT_SIZE, color=INK)
+        _name_axes(axes, "factor on one layer", f"mean {score}" if axes is panels[0] else "")
+    return _with_legend(figure, 2 if width < NARROW else 3)
 
 
 LANDSCAPE = {
     "landscape/loss_range": "range of the loss",
     "landscape/gradient_change_range": "range of the gradient's change",
-    "landscape/smoothness": "smoothness, ‖Δ∇L‖ / ‖Δθ‖",
+    "landscape/smoothness": "largest ‖Δ∇L‖ / ‖Δθ‖",
 }
 
 
 def landscape_curves(logs: Mapping[str, Sequence[Log]], *, width: float = 7.0) -> Figure:
-    """How rough the inner loss is along the first inner step, over training: three measures (Figure 2).
+    """How rough the inner loss is along the first inner step, over training: three measures, low is smooth (Figure 2).
 
     Args:
         logs: label → of each seed, the lines of its metrics.
@@ -111,8 +109,9 @@ def landscape_curves(logs: Mapping[str, Sequence[Log]], *, width: float = 7.0) -
     Raises:
         ValueError: a run has not measured them.
     """
-    figure = Figure(figsize=(width, 1.9 + LEGEND_HEIGHT), layout="constrained")
-    panels = figure.subplots(1, len(LANDSCAPE))
+    rows, columns = (len(LANDSCAPE), 1) if width < NARROW else (1, len(LANDSCAPE))
+    figure = Figure(figsize=(width, 1.9 * rows + LEGEND_HEIGHT), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for (label, seeds), colour, marker in zip(_checked(logs).items(), COLOURS, MARKERS, strict=False):
         for axes, (key, name) in zip(panels, LANDSCAPE.items(), strict=True):
             curves = [{line["iteration"]: line[key] for line in log if line.get(key) is not None} for log in seeds]
@@ -120,9 +119,9 @@ def landscape_curves(logs: Mapping[str, Sequence[Log]], *, width: float = 7.0) -
             if not iterations:
                 raise ValueError(f"{label} has no {key} in its metrics; train with --inspect-every above 0")
             intervals = [mean_interval(np.array([curve[i] for curve in curves])) for i in iterations]
-            few = marker if len(iterations) < 12 else ""
-            _draw_intervals(axes, np.array(iterations), intervals, colour, few, _named(label, len(seeds)), joined=True)
-            _name_axes(axes, "meta-iteration", name)
+            named = _named(label, len(seeds))
+            _draw_intervals(axes, np.array(iterations), intervals, colour, marker, named, joined=True)
+            _name_axes(axes, "meta-iteration" if rows == 1 or axes is panels[-1] else "", name)
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in panels:
         axes.set_ylim(bottom=0)  # Only now: it ends the automatic scale.
@@ -149,11 +148,17 @@ def _panel(width: float, height: float = 2.2) -> tuple[Figure, Axes]:
 def _draw_intervals(
     axes: Axes, x: np.ndarray, intervals: Sequence, colour: str, marker: str, label: str, joined: bool = False
 ) -> None:
+    """Marks with bars; of many joined ones the line through them, with a band."""
     mean, half_width = np.array(intervals, dtype=float).reshape(-1, 2).T
+    half_width = np.nan_to_num(half_width)
+    if joined and len(x) > FEW_POINTS:
+        axes.plot(x, mean, color=colour, linewidth=1.4, label=label)
+        axes.fill_between(x, mean - half_width, mean + half_width, color=colour, alpha=0.2, linewidth=0)
+        return
     axes.errorbar(
         x,
         mean,
-        np.nan_to_num(half_width),
+        half_width,
         color=colour,
         marker=marker,
         markersize=4,

@@ -35,6 +35,7 @@ Run = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
 Log = Sequence[Mapping[str, Any]]
 
 COLUMN = 3.3  # Inches: one column of a paper.
+NARROW = 4.5  # Inches: below, panels that would stand in a row stand in a column, and legends have more lines.
 PNG_DPI = 200
 FORMATS = (".png", ".pdf")
 TEXT_SIZE = 8  # Points; of what is less important, SMALL_SIZE.
@@ -457,7 +458,13 @@ def _draw_paths(axes: Axes, paths: list[list[np.ndarray]], goals: np.ndarray) ->
 
 
 def running_speeds(
-    episodes: Sequence[Episodes], tasks: ArrayLike, *, speed_column: int, task_name: str, goals_are_speeds: bool = False
+    episodes: Sequence[Episodes],
+    tasks: ArrayLike,
+    *,
+    speed_column: int,
+    task_name: str,
+    goals_are_speeds: bool = False,
+    width: float | None = None,
 ) -> Figure:
     """Draw how fast bodies run, a column for every number of inner steps, a colour for every task.
 
@@ -471,6 +478,7 @@ def running_speeds(
         speed_column: where observations hold the forward speed, m/s.
         task_name: of the lower horizontal axis, with its unit.
         goals_are_speeds: draw the line on which speed and goal agree.
+        width: of the picture, inches; by default 1.9 a column.
 
     Raises:
         ValueError: the tasks are not one number for each task of the episodes, or there is no such column.
@@ -483,7 +491,7 @@ def running_speeds(
             f"columns; got tasks of shape {tasks.shape}, observations of shapes {shapes}, and column {speed_column}"
         )
     speeds = [_mean_speeds(batch, speed_column) for batch in episodes]
-    figure = Figure(figsize=(1.9 * len(episodes) + 0.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(1.9 * len(episodes) + 0.4 if width is None else width, 3.6), layout="constrained")
     panels = figure.subplots(2, len(episodes), sharey=True, sharex="row", squeeze=False)
     low, high = tasks.min(), tasks.max()
     colours = SPEED_COLOURS(BRIGHTEST * (tasks - low) / (high - low if high > low else 1.0))
@@ -530,22 +538,25 @@ def _mean_of_running(speeds: np.ndarray) -> np.ndarray:
 # --- Sinusoids ---
 
 
-def sinusoid_fit(tasks: Task, fits: Mapping[str, Tensor], *, width: float = 7.0) -> Figure:
+def sinusoid_fit(tasks: Task, fits: Mapping[str, Tensor], *, width: float | None = None) -> Figure:
     """Draw what networks make of a few points of a sinusoid, before and after each inner step (Figure 4).
 
-    One column a curve, one row a network: the points adapted to, the curve they are from, and the fits.
+    One column a curve, one row a network (in a narrow picture the other way round): the points adapted to, the curve
+    they are from, and the fits.
 
     Args:
         tasks: N sinusoids, their query points in the order of x.
         fits: of each network, by name, its outputs at the query points after 0 … k steps, (N, k + 1, n, 1).
-        width: of the picture, inches.
+        width: of the picture, inches; by default 7.
     """
     number, most = len(tasks.query), max(outputs.shape[1] for outputs in fits.values()) - 1
-    size = (width, SINUSOID_PANEL * len(fits) + LEGEND_HEIGHT)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(fits), number, sharex=True, sharey="col", squeeze=False)
-    for (name, outputs), row in zip(fits.items(), panels, strict=True):
-        for task, axes in enumerate(row):
+    width = 7.0 if width is None else width
+    upright = width < NARROW
+    rows, columns = (number, len(fits)) if upright else (len(fits), number)
+    figure = Figure(figsize=(width, SINUSOID_PANEL * rows + LEGEND_HEIGHT), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey="row" if upright else "col", squeeze=False)
+    for (name, outputs), of_network in zip(fits.items(), panels.T if upright else panels, strict=True):
+        for task, axes in enumerate(of_network):
             x = tasks.query[task, :, 0]
             axes.plot(x, tasks.query_targets[task, :, 0], color=INK, linewidth=3.0, alpha=0.2, solid_capstyle="round")
             for step, fit in enumerate(outputs[task, :, :, 0]):
@@ -562,7 +573,7 @@ def sinusoid_fit(tasks: Task, fits: Mapping[str, Tensor], *, width: float = 7.0)
                 markeredgewidth=0.6,
             )
             finish_panel(axes)
-        row[0].set_ylabel(name, fontsize=TEXT_SIZE, color=INK)
+        (of_network[0].set_title if upright else of_network[0].set_ylabel)(name, fontsize=TEXT_SIZE, color=INK)
     handles = [
         Line2D([], [], color=INK, linestyle="none", marker="o", markersize=4, label="given points"),
         Line2D([], [], color=INK, linewidth=3.0, alpha=0.2, label="curve"),
@@ -572,11 +583,12 @@ def sinusoid_fit(tasks: Task, fits: Mapping[str, Tensor], *, width: float = 7.0)
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=min(len(handles), 5),
+        ncols=min(len(handles), 3 if upright else 5),
         fontsize=SMALL_SIZE,
         labelcolor=INK,
         frameon=False,
-        handlelength=1.8,
+        handlelength=1.6,
+        columnspacing=1.2,
     )
     return figure
 
@@ -600,6 +612,8 @@ def finish_panel(axes: Axes) -> None:
 def gamma_heatmap(gamma: Mapping[str, Tensor], *, width: float = 5.0) -> Figure:
     """Draw how much of each tensor is kept for each task: a row a tensor, a column a task, in order of their mean.
 
+    Beside each row stands its mean over tasks ± the standard deviation.
+
     Args:
         gamma: by tensor, (N, entries); the mean over its entries is drawn.
         width: of the picture, inches.
@@ -608,18 +622,18 @@ def gamma_heatmap(gamma: Mapping[str, Tensor], *, width: float = 5.0) -> Figure:
         raise ValueError("gamma is empty: MAML attenuates nothing; draw a run of L2F")
     rows = torch.stack([values.mean(1) for values in gamma.values()]).numpy()
     rows = rows[:, rows.mean(0).argsort()]
-    figure = Figure(figsize=(width, 0.9 + HEATMAP_ROW * len(rows)), layout="constrained")
+    figure = Figure(figsize=(width, 1.3 + HEATMAP_ROW * len(rows)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(rows, aspect="auto", cmap="viridis", vmin=min(0.0, rows.min()), vmax=max(1.0, rows.max()))
-    axes.set_yticks(
-        range(len(gamma)),
-        [f"{name}  {row.mean():.2f} ± {row.std():.2f}" for name, row in zip(gamma, rows, strict=True)],
-    )
+    axes.set_yticks(range(len(gamma)), list(gamma))
     axes.set_xticks([])
     axes.set_xlabel(f"{rows.shape[1]} tasks, in order of their mean γ", fontsize=TEXT_SIZE, color=INK)
-    axes.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, length=0)
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks(range(len(gamma)), [f"{row.mean():.2f} ± {row.std():.2f}" for row in rows])
+    for one in (axes, beside):
+        one.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, length=0)
+        one.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, location="bottom", pad=0.02, aspect=30)
     bar.set_label("γ: 1 keeps, 0 forgets", fontsize=SMALL_SIZE, color=INK)
     bar.ax.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, length=2)
     bar.outline.set_visible(False)
@@ -629,14 +643,15 @@ def gamma_heatmap(gamma: Mapping[str, Tensor], *, width: float = 5.0) -> Figure:
 # --- Images ---
 
 
-def few_shot_episode(task: Task, outputs: Tensor, *, width: float = 7.0) -> Figure:
+def few_shot_episode(task: Task, outputs: Tensor, *, width: float | None = None) -> Figure:
     """Draw one N-way K-shot episode: a row a class, what it was learned from, and how new images were judged.
 
     Args:
         task: stacked episodes, of which the first is drawn; images and class numbers class by class.
         outputs: (number, k + 1, Q, N), logits of the query images before adaptation and after 1 … k steps.
-        width: of the picture, inches.
+        width: of the picture, inches; by default 7.
     """
+    width = 7.0 if width is None else width
     before, after = outputs[0, 0].argmax(-1), outputs[0, -1].argmax(-1)
     targets = task.query_targets[0]
     ways = int(targets.max()) + 1
@@ -659,7 +674,7 @@ def few_shot_episode(task: Task, outputs: Tensor, *, width: float = 7.0) -> Figu
     accuracies = [f"{100 * float((guess == targets).float().mean()):.0f} %" for guess in (before, after)]
     patches = [
         Line2D([], [], color=INK, linewidth=1.0, label="learned from"),
-        Line2D([], [], color=RIGHT, linewidth=2.0, label="told right after adaptation"),
+        Line2D([], [], color=RIGHT, linewidth=2.0, label="told right"),
         Line2D([], [], color=WRONG, linewidth=2.0, label="told wrong"),
     ]
     figure.legend(
@@ -670,6 +685,6 @@ def few_shot_episode(task: Task, outputs: Tensor, *, width: float = 7.0) -> Figu
         labelcolor=INK,
         frameon=False,
         title=f"accuracy in this episode: {accuracies[0]} before adaptation, {accuracies[1]} after",
-        title_fontsize=TEXT_SIZE,
+        title_fontsize=SMALL_SIZE if width < NARROW else TEXT_SIZE,
     )
     return figure

@@ -17,6 +17,8 @@ REPORT_FILE = "report.html"
 EVALUATION_FILE = "evaluation.json"
 
 CAPTIONS = {
+    "conflict": "How much tasks disagree about the initialisation, by layer; dashed: as many unrelated gradients.",
+    "gamma": "How much of each tensor is kept, for each task.",
     "learning_curve": "Learning curve: the score before adaptation and after each inner step, over training.",
     "navigation_paths": "Paths on held-out tasks, before adaptation and after each inner step; stars are goals.",
     "speeds": "Forward speed on held-out tasks, before adaptation and after each inner step.",
@@ -55,7 +57,8 @@ PAGE = """<!doctype html>
 {facts}
 <h2>Do it again</h2>
 <pre>{command}</pre>
-<p>At commit {commit}. The numbers of a run depend on its options and its seed, not on the number of threads.</p>
+<p>At commit {commit}. Where the run's folder is still there, choose another (<code>--log-dir</code>). The numbers of a
+run depend on its options and its seed, not on the number of threads.</p>
 <h2>Configuration</h2>
 <details><summary>Every option as it was resolved</summary>
 {options}
@@ -74,15 +77,15 @@ def write_report(folder: Path, question: str) -> Path:
         The file's path.
     """
     config = json.loads((folder / CONFIG_FILE).read_text())
-    settings = config["options"]["settings"]
+    settings, log = config["options"]["settings"], metrics.read(folder)
     evaluated = folder / EVALUATION_FILE
     page = PAGE.format(
         title=html.escape(f"{_method(settings)} on {config['launcher'].replace('_', ' ')}, seed {settings['seed']}"),
         question=html.escape(question),
         evaluation=_scores(load_evaluation(evaluated)) if evaluated.exists() else "<p>Not evaluated yet.</p>",
         pictures="".join(map(_picture, sorted(folder.glob("*.png")))) or "<p>None yet.</p>",
-        facts=_table(_facts(metrics.read(folder), config)),
-        command=html.escape(config["command"]),
+        facts=_table(_facts(log, config)),
+        command=html.escape("\n".join(_commands(log, config))),
         commit=f"<code>{html.escape(str(config['git_commit']))}</code>",
         options=_table(list(flat(config["options"]).items())),
     )
@@ -115,6 +118,13 @@ def _picture(path: Path) -> str:
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
     )
+
+
+def _commands(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
+    """What repeats the run: the command that began it and, if it was given more iterations later, one that goes on."""
+    done, planned = (log[-1]["iteration"] if log else 0), config["options"]["iterations"]
+    resumed = f"python launchers/{config['launcher']}.py --resume FOLDER --iterations {done}"
+    return [config["command"], *([resumed] if done > planned else [])]
 
 
 def _facts(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[list[object]]:

@@ -32,11 +32,17 @@ def test_layers_stand_side_by_side_and_one_that_is_missing_is_left_out():
 
 
 def test_manual_attenuation_has_a_panel_a_method_and_a_line_a_layer():
-    results = {"L2F": {"a": [1.0, 2.0], "b": [3.0, 4.0]}, "MAML": {"a": [5.0, 6.0]}}
-    figure = manual_attenuation(results, (0.5, 1.0), "return")
-    drawn = [[line.get_ydata().tolist() for line in axes.lines] for axes in figure.axes]
-    assert drawn == [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]]
-    assert [axes.get_title() for axes in figure.axes] == ["L2F", "MAML"]
+    seeds = [{"a": [1.0, 2.0], "b": [3.0, 4.0]}, {"a": [2.0, 3.0], "b": [3.0, 6.0]}]
+    figure = manual_attenuation({"L2F": seeds, "MAML": [{"a": [5.0, 6.0]}]}, (0.5, 1.0), "return")
+    # means over seeds: (1 + 2) / 2, (2 + 3) / 2; (3 + 3) / 2, (4 + 6) / 2
+    drawn = [[ys for _, ys in marks(axes)] for axes in figure.axes]
+    assert drawn == [[[1.5, 2.5], [3.0, 5.0]], [[5.0, 6.0]]]
+    assert [axes.get_title() for axes in figure.axes] == ["L2F (2 runs)", "MAML"]
+
+
+def test_more_layers_than_colours_stay_apart():
+    (axes,) = manual_attenuation({"L2F": [{str(i): [1.0] for i in range(13)}]}, (1.0,), "return").axes
+    assert len({(line[0].get_color(), line[0].get_marker()) for line in axes.containers}) == 13
 
 
 def lines(*values):
@@ -66,9 +72,30 @@ def test_too_many_methods_are_refused():
         by_layer({str(i): [{"a": 1.0}] for i in range(7)}, "γ")
 
 
-def test_pictures_fit_a_column_of_a_paper(tmp_path):
-    picture = by_layer({"L2F": [{f"layers.{i}.weight": 0.5 for i in range(8)}]}, "γ", width=COLUMN)
-    save(picture, tmp_path / "gamma.pdf")
-    figure = picture
-    figure.draw_without_rendering()
-    assert figure.get_tightbbox().width <= COLUMN + 0.01
+def test_a_landscape_looked_at_often_is_a_line_with_a_band():
+    figure = landscape_curves({"L2F": [lines(*range(12)), lines(*range(1, 13))]}, width=COLUMN)
+    assert len(figure.axes) == 3 and all(len(axes.collections) == 1 for axes in figure.axes)
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), np.arange(12) + 0.5)
+
+
+LAYERS = [f"mean.layers.{i}.weight" for i in range(8)]
+ATTENUATED = ({layer: [1.0] for layer in LAYERS},)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        scores_by_step({"L2F": [np.arange(4.0)] * 3, "MAML": [np.arange(4.0)] * 3}, "return", width=COLUMN),
+        by_layer({"L2F": [dict.fromkeys(LAYERS, 0.5)], "MAML": [dict.fromkeys(LAYERS, 0.4)]}, "γ", width=COLUMN),
+        manual_attenuation(dict.fromkeys(("L2F", "MAML"), ATTENUATED), (1.0,), "return", width=COLUMN),
+        landscape_curves({"L2F": [lines(1.0, 2.0)], "MAML": [lines(1.0, 2.0)]}, width=COLUMN),
+    ],
+    ids=["scores by step", "by layer", "manual attenuation", "landscape"],
+)
+def test_pictures_fit_a_column_of_a_paper(picture, tmp_path):
+    save(picture, tmp_path / "picture.pdf")
+    picture.draw_without_rendering()
+    inside = picture.get_tightbbox()
+    assert inside.x0 >= 0 and inside.x1 <= COLUMN and inside.y1 <= picture.get_figheight()
+    sizes = {text.get_fontsize() for axes in picture.axes for text in axes.get_xticklabels() + axes.get_yticklabels()}
+    assert min(sizes) >= 7  # points, as printed

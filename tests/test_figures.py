@@ -459,6 +459,12 @@ def test_everything_drawn_fits_into_one_column_of_a_paper():
         figures.learning_curve(runs[:1], width=figures.COLUMN),
         figures.learning_curve(runs, ["L2F, attenuated", "MAML"], width=figures.COLUMN),
         figures.navigation_paths([towards_goals()] * 4, GOALS, width=figures.COLUMN),
+        speeds_figure(runs_at([0.0]), runs_at([1.0]), tasks=[1.0], width=figures.COLUMN),
+        figures.sinusoid_fit(
+            sinusoids(4), dict.fromkeys(("L2F", "MAML"), torch.zeros(4, 3, 9, 1)), width=figures.COLUMN
+        ),
+        figures.gamma_heatmap({"mean.layers.0.weight": torch.rand(20, 1)}, width=figures.COLUMN),
+        figures.few_shot_episode(*an_episode(), width=figures.COLUMN),
     ):
         figure.draw_without_rendering()
         inside = figure.get_tightbbox()
@@ -563,13 +569,23 @@ def test_a_row_a_network_a_column_a_curve():
     assert [text.get_text() for text in figure.legends[0].texts][-1] == "after 2 steps"
 
 
-def test_an_episode_shows_which_images_were_told_right():
+def test_a_narrow_picture_of_fits_has_a_column_a_network():
+    tasks, outputs = sinusoids(3), {"L2F": torch.zeros(3, 2, 9, 1), "MAML": torch.ones(3, 2, 9, 1)}
+    panels = figures.sinusoid_fit(tasks, outputs, width=figures.COLUMN).axes
+    assert len(panels) == 6 and [axes.get_title() for axes in panels] == ["L2F", "MAML", "", "", "", ""]
+    assert [axes.lines[1].get_ydata()[0] for axes in panels] == [0, 1, 0, 1, 0, 1]
+
+
+def an_episode():
     targets = torch.tensor([[0, 0, 1, 1]])
     pictures = torch.rand(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     task = Task(pictures[:, :2], torch.tensor([[0, 1]]), pictures, targets, torch.empty(1, 0))
     after = torch.tensor([[1.0, 0], [0, 1], [0, 1], [0, 1]])  # the second image of class 0 is taken for class 1
-    outputs = torch.stack([after * 0 + torch.tensor([0.0, 1.0]), after]).unsqueeze(0)
-    figure = figures.few_shot_episode(task, outputs)
+    return task, torch.stack([after * 0 + torch.tensor([0.0, 1.0]), after]).unsqueeze(0)
+
+
+def test_an_episode_shows_which_images_were_told_right():
+    figure = figures.few_shot_episode(*an_episode())
     frames = [axes.spines["left"].get_edgecolor() for axes in figure.axes]
     right, wrong = (matplotlib.colors.to_rgba(colour) for colour in ("#0072B2", "#D55E00"))
     assert frames[1:3] == [right, wrong] and frames[4:] == [right, right]
@@ -584,7 +600,9 @@ def test_the_heatmap_has_a_row_a_tensor_and_its_tasks_in_order():
     axes = figures.gamma_heatmap(gamma).axes[0]
     # Means of a: 0.8, 0.3, 0.5; with b's: 0.55, 0.2, 0.35 a task, so the order is 1, 2, 0.
     np.testing.assert_allclose(axes.images[0].get_array(), [[0.3, 0.5, 0.8], [0.1, 0.2, 0.3]], atol=1e-6)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a  0.53 ± 0.21", "b  0.20 ± 0.08"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    (beside,) = axes.child_axes
+    assert [label.get_text() for label in beside.get_yticklabels()] == ["0.53 ± 0.21", "0.20 ± 0.08"]
 
 
 def test_maml_has_no_heatmap():

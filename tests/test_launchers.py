@@ -108,6 +108,7 @@ def test_figures_draws_everything_that_applies_from_run_folders_alone(run, capsy
     numbers = {tuple(row[:4]): float(row[4]) for row in rows}
     evaluated = json.loads((other / "evaluation.json").read_text())["mean"]
     assert numbers["scores_by_step", "MAML", "1", "return after 2"] == pytest.approx(evaluated[2], rel=1e-3)
+    assert numbers["landscape_at_end", "MAML", "1", "landscape/smoothness"] > 0
     # Shrunk by 1 a layer is what it was, whichever it is.
     whole = {value for (figure, label, _, what), value in numbers.items() if what.endswith("× 1.0") and label == "L2F"}
     assert len(whole) == 1
@@ -120,6 +121,33 @@ def test_figures_refuses_what_does_not_belong_together(run, capsys, tmp_path):
     (other / "evaluation.json").unlink()
     assert "has no evaluation.json; finish it" in failing(capsys, other, "--out", str(tmp_path), program=figures)
     assert "holds no run" in failing(capsys, tmp_path, "--out", str(tmp_path), program=figures)
+    assert "a run is named twice" in failing(capsys, run, str(run), "--out", str(tmp_path), program=figures)
+    assert train(tmp_path / "again", 1) == 0
+    repeated = failing(capsys, run, str(tmp_path / "again"), "--out", str(tmp_path), program=figures)
+    assert "runs of L2F must be of different seeds, got [1, 1]" in repeated
+    assert evaluate.main([str(tmp_path / "again"), "--episodes", "2", "--tasks", "3", "--steps", "1"]) == 0
+    unlike = failing(capsys, run, str(tmp_path / "again"), "--out", str(tmp_path), program=figures)
+    assert "must be evaluated alike" in unlike and "steps (3, 1)" in unlike
+
+
+def test_figures_tells_settings_of_one_method_apart(tmp_path, capsys):
+    chosen = {
+        "a": [],
+        "b": ["--seed", "2"],
+        "c": ["--initial-std", "0.5"],
+        "d": ["--initial-std", "0.5", "--seed", "2"],
+    }
+    for name, flags in chosen.items():
+        assert train(tmp_path / name, 1, "--method", "maml", *flags) == 0
+    runs = [tmp_path / name for name in chosen]
+    assert figures.labels_of(runs[:2], navigation.Navigation) == ["MAML", "MAML"]
+    labels = ["MAML, initial std 1.0"] * 2 + ["MAML, initial std 0.5"] * 2
+    assert figures.labels_of(runs, navigation.Navigation) == labels
+    out = tmp_path / "pictures"
+    assert figures.main([*map(str, runs), "--out", str(out), "--tasks", "2", "--no-manual"]) == 0
+    assert "no landscape over training: not looked at in" in capsys.readouterr().out
+    assert (out / "navigation_paths_maml_initial_std_0_5.pdf").exists() and not (out / "landscape.png").exists()
+    assert not (out / "manual_attenuation.png").exists()
 
 
 def test_evaluate_compares_two_runs_task_by_task(run, capsys, tmp_path):

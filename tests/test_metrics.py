@@ -99,6 +99,8 @@ def test_tensorboard_shows_histograms_pictures_charts_and_hyper_parameters(tmp_p
     assert listed["settings.learned"].number_value == 1
     experiment = HParamsPluginData.FromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
     assert [info.name.tag for info in experiment.experiment.metric_infos] == ["validation/return/step_1"]
+    first = [info.name for info in experiment.experiment.hparam_infos if info.differs]
+    assert first == ["settings.method"]  # of options that end in one of metrics.COMPARED
 
 
 def test_the_charts_gather_the_tags_of_runs():

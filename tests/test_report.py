@@ -35,6 +35,7 @@ def folder(tmp_path):
     options = {
         "settings": {"method": "l2f", "seed": 3, "inner": {"inner_lr": 0.1}},
         "note": "<script>alert(1)</script>",
+        "iterations": 10,
     }
     config = {"launcher": "cheetah_vel", "options": options, "command": "python x.py --a '<b>'", "git_commit": "abc"}
     (tmp_path / "config.json").write_text(json.dumps(config | {"versions": {"torch": "2.13.0"}}))
@@ -67,6 +68,16 @@ def test_a_report_tells_everything_in_one_file(folder):
     assert "--a &#x27;&lt;b&gt;&#x27;" in text and "<script>" not in page and "Nav<2>" not in page
 
 
+def test_a_run_that_was_given_more_iterations_takes_two_commands(folder):
+    again = "--resume FOLDER --iterations 10"
+    assert again not in write_report(folder, "?").read_text()
+    config = json.loads((folder / "config.json").read_text())
+    config["options"]["iterations"] = 9
+    (folder / "config.json").write_text(json.dumps(config))
+    page = write_report(folder, "?").read_text()
+    assert f"python x.py --a &#x27;&lt;b&gt;&#x27;\npython launchers/cheetah_vel.py {again}</pre>" in page
+
+
 def test_a_run_that_is_not_evaluated_yet_says_so(folder):
     page = write_report(folder, "?").read_text()
     assert "Not evaluated yet" in page and "None yet" in page
@@ -76,6 +87,6 @@ def test_training_leaves_a_report_and_evaluating_renews_it(tmp_path):
     flags = "--iterations 1 --tasks-per-batch 2 --episodes-per-task 2 --horizon 4 --hidden-sizes 3 --threads 1"
     assert navigation.main([*flags.split(), "--evaluation-tasks", "2", "--log-dir", str(tmp_path / "run")]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "walk to a goal you cannot see" in page and page.count("<img ") == 2 and "2 held-out tasks" in page
+    assert "walk to a goal you cannot see" in page and page.count("<img ") == 4 and "2 held-out tasks" in page
     assert evaluate.main([str(tmp_path / "run"), "--tasks", "3", "--episodes", "2"]) == 0
     assert "3 held-out tasks" in (tmp_path / "run" / "report.html").read_text()

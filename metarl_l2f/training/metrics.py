@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self, SupportsFloat
 
 import numpy as np
 from matplotlib.figure import Figure
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -39,6 +40,10 @@ BOARD = {
     },
 }
 """What TensorBoard's tab of custom scalars shows: chapters of charts, each with the tags that it gathers."""
+
+
+COMPARED = (".method", ".seed", ".inner_steps", ".inner_lr", ".scope")
+"""Ends of the names of options that the tab of hyper-parameters shows first: it has room for five."""
 
 
 class Shown(NamedTuple):
@@ -115,7 +120,13 @@ class MetricsLog:
             metric: the tag that runs are compared by.
         """
         self._board.add_custom_scalars(BOARD)
-        for summary in hparams(flat(options), {metric: math.nan}):
+        experiment, *session = hparams(flat(options), {metric: math.nan})
+        plugin = experiment.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin.content)
+        for info in content.experiment.hparam_infos:
+            info.differs = info.name.endswith(COMPARED)  # what differs is listed first
+        plugin.content = content.SerializeToString()
+        for summary in (experiment, *session):
             self._board._get_file_writer().add_summary(summary)
 
     def close(self) -> None:
