@@ -124,7 +124,7 @@ def landscape_curves(logs: Mapping[str, Sequence[Log]], *, width: float = 7.0) -
             _name_axes(axes, "meta-iteration" if rows == 1 or axes is panels[-1] else "", name)
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in panels:
-        axes.set_ylim(bottom=0)  # Only now: it ends the automatic scale.
+        axes.set_ylim(0, 1.05 * axes.dataLim.y1 or None)  # Only now: it ends the automatic scale.
     return _with_legend(figure, len(logs))
 
 
