@@ -83,9 +83,9 @@ def test_a_run_to_be_drawn_beside_is_looked_for_before_training(tmp_path, capsys
 def test_two_runs_of_one_method_are_both_drawn(tmp_path, monkeypatch):
     drawn = []
 
-    def noted(tasks, fits):
+    def noted(tasks, fits, **how):
         drawn.append(list(fits))
-        return sinusoid_fit(tasks, fits)
+        return sinusoid_fit(tasks, fits, **how)
 
     monkeypatch.setattr(sinusoid, "sinusoid_fit", noted)
     for name, beside in (("first", []), ("second", ["--beside", str(tmp_path / "first")])):
