@@ -5,6 +5,7 @@ Knows no domain: a score is a return, an error or an accuracy, one number per ta
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,11 @@ class Interval(NamedTuple):
     half_width: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.half_width:.2f}"
+        return f"{self.mean:.2f}{self.margin(2)}"
+
+    def margin(self, digits: int) -> str:
+        """ " ± half-width", to print after the mean; nothing where a single value has no interval."""
+        return "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
 
 
 def mean_interval(values: np.ndarray) -> Interval:
@@ -72,7 +77,7 @@ class Evaluation:
     def table(self) -> str:
         """A plain-text table, one line per step."""
         numbered, digits = enumerate(self.intervals()), self.digits
-        rows = [f"{k:>5}  {interval.mean:>9.{digits}f} ± {interval.half_width:.{digits}f}" for k, interval in numbered]
+        rows = [f"{k:>5}  {interval.mean:>9.{digits}f}{interval.margin(digits)}" for k, interval in numbered]
         heading = f"steps  {self.score} (mean over {len(self.scores)} held-out tasks ± 95 % interval)"
         return "\n".join([heading, *rows, *self._table_by_task()])
 
@@ -179,7 +184,7 @@ class Comparison:
         digits = self.ours.digits
         columns = zip(self.ours.intervals(), self.theirs.intervals(), self.differences(), strict=True)
         rows = [
-            f"{step:>5}" + "".join(f"  {f'{i.mean:.{digits}f} ± {i.half_width:.{digits}f}':>20}" for i in intervals)
+            f"{step:>5}" + "".join(f"  {f'{i.mean:.{digits}f}{i.margin(digits)}':>20}" for i in intervals)
             for step, intervals in enumerate(columns)
         ]
         return "\n".join(

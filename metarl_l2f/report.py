@@ -100,7 +100,7 @@ def _method(settings: Mapping[str, Any]) -> str:
 def _scores(evaluation: Evaluation) -> str:
     digits = evaluation.digits
     rows = [
-        [step, f"{interval.mean:.{digits}f}", f"± {interval.half_width:.{digits}f}"]
+        [step, f"{interval.mean:.{digits}f}", interval.margin(digits)]
         for step, interval in enumerate(evaluation.intervals())
     ]
     table = _table(rows, ["gradient steps", "mean", "95 % interval"])

@@ -23,6 +23,11 @@ def test_one_value_has_no_interval():
     assert math.isnan(interval.half_width)
 
 
+def test_a_single_task_is_printed_without_an_interval():
+    lines = Evaluation(np.array([[1.0, 2.0]]), PROTOCOL).table().splitlines()
+    assert [line.split() for line in lines[1:]] == [["0", "1.00"], ["1", "2.00"]]
+
+
 def test_no_values_are_refused():
     with pytest.raises(ValueError, match="values must be a non-empty list"):
         mean_interval(np.array([]))
