@@ -97,7 +97,8 @@ def cheetah_run(tmp_path_factory):
 def test_every_documented_key_is_logged(run, cheetah_run):
     keys = {key for folder in (run, cheetah_run) for line in read(folder) for key in line}
     used = {pattern for key in keys for pattern in described_by(key, documented("Keys"))}
-    assert documented("Keys") - used == set(), "documented in docs/metrics.md, but no run logs it"
+    # Several ranks log time/ranks, and these runs have one.
+    assert documented("Keys") - used == {"time/ranks"}, "documented in docs/metrics.md, but no run logs it"
 
 
 def test_every_logged_key_is_documented(run, cheetah_run):
