@@ -26,8 +26,21 @@ METRICS = ROOT / "docs" / "metrics.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = [path for folder in ("launchers", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))]
 
-OTHER_PROGRAMS_FLAGS = {"--logdir"}
-"""Flags in the documentation that belong to programs which are not ours: TensorBoard's."""
+OTHER_PROGRAMS_FLAGS = {
+    "--logdir",
+    "--nproc-per-node",
+    "--nnodes",
+    "--max-restarts",
+    "--shutdown-timeout",
+    "--rdzv-id",
+    "--rdzv-backend",
+    "--rdzv-endpoint",
+    "--nodes",
+    "--ntasks-per-node",
+    "--cpus-per-task",
+    "--requeue",
+}
+"""Flags in the documentation that belong to programs which are not ours: TensorBoard's, torchrun's, Slurm's."""
 
 
 # --- What docs/metrics.md promises ---
