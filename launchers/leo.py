@@ -12,12 +12,15 @@ from metarl_l2f.launchers.run import (
     USER_ERRORS,
     RunOptions,
     fail,
+    joined,
     parse,
+    placed,
     quiet_machine,
     train_and_report,
 )
 from metarl_l2f.supervised.leo import PUBLISHED, LEOExperiment, LEOSettings, load_embeddings
 from metarl_l2f.training.checkpoint import load as load_checkpoint
+from metarl_l2f.training.group import Group
 from metarl_l2f.training.loop import BEST_FILE
 
 NAME = "leo"
@@ -50,11 +53,11 @@ class LEORun(RunOptions):
     evaluation_steps: int = 0
     """Not used: LEO's inner steps are part of its model."""
 
-    def experiment(self) -> LEOExperiment:
-        """A new experiment of these options."""
+    def experiment(self, group: Group | None = None) -> LEOExperiment:
+        """A new experiment of these options, shared by a group of processes, or of this one alone."""
         if self.embeddings is None:
             raise ValueError("name a folder of embeddings with --embeddings; launchers/embeddings.py can make one")
-        return LEOExperiment(load_embeddings(self.embeddings), self.resolved())
+        return LEOExperiment(load_embeddings(self.embeddings), self.resolved(), group=group)
 
     def resolved(self) -> LEOSettings:
         """The settings, with the published numbers where they were asked for."""
@@ -73,44 +76,51 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse(LEORun(), arguments)
         settings = options.resolved()
-        folder = options.folder(NAME, settings.method, settings.seed)
         quiet_machine()
-        experiment = options.experiment()
-        steps = settings.inner_steps + settings.finetuning_steps
-        print(f"LEO ({settings.method}) on {options.embeddings}, seed {settings.seed}; writing to {folder}")
-
-        def report() -> None:
-            save(learning_curve([folder], score="validation/accuracy"), folder / "learning_curve.png")
-            if not options.evaluation_tasks:
-                return
-            experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
-            scores = experiment.evaluate("test", options.evaluation_tasks, settings.seed)
-            protocol = {
-                "problem": f"embeddings: {options.embeddings}",
-                "ways": settings.ways,
-                "shots": settings.shots,
-                "queries": settings.queries,
-                "held_out_tasks": options.evaluation_tasks,
-                "seed": settings.seed,
-            }
-            model = {"method": settings.method, "training_seed": settings.seed}
-            evaluation = Evaluation(scores, protocol, model, score="accuracy")
-            evaluation.save(folder / "evaluation.json")
-            print(evaluation.table())
-
-        return train_and_report(
-            NAME,
-            options,
-            experiment,
-            folder,
-            {},
-            report,
-            validation_key=f"validation/accuracy/step_{steps}",
-            progress_key=f"accuracy/step_{steps}",
-            log_every=options.log_every,
-        )
+        with joined(options) as group:
+            return launch(*placed(options, group, NAME, settings.method, settings.seed), group)
     except USER_ERRORS as error:
         return fail(error)
+
+
+def launch(options: LEORun, folder: Path, group: Group) -> int:
+    """Train, or continue, one run; then evaluate it on held-out tasks."""
+    settings = options.resolved()
+    experiment = options.experiment(group)
+    steps = settings.inner_steps + settings.finetuning_steps
+    print(f"LEO ({settings.method}) on {options.embeddings}, seed {settings.seed}; writing to {folder}")
+
+    def report() -> None:
+        save(learning_curve([folder], score="validation/accuracy"), folder / "learning_curve.png")
+        if not options.evaluation_tasks:
+            return
+        experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
+        scores = experiment.evaluate("test", options.evaluation_tasks, settings.seed)
+        protocol = {
+            "problem": f"embeddings: {options.embeddings}",
+            "ways": settings.ways,
+            "shots": settings.shots,
+            "queries": settings.queries,
+            "held_out_tasks": options.evaluation_tasks,
+            "seed": settings.seed,
+        }
+        model = {"method": settings.method, "training_seed": settings.seed}
+        evaluation = Evaluation(scores, protocol, model, score="accuracy")
+        evaluation.save(folder / "evaluation.json")
+        print(evaluation.table())
+
+    return train_and_report(
+        NAME,
+        options,
+        experiment,
+        folder,
+        {},
+        report,
+        group,
+        validation_key=f"validation/accuracy/step_{steps}",
+        progress_key=f"accuracy/step_{steps}",
+        log_every=options.log_every,
+    )
 
 
 if __name__ == "__main__":

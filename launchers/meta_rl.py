@@ -18,7 +18,9 @@ from metarl_l2f.launchers import run
 from metarl_l2f.launchers.run import (
     checkpoint_of,
     histograms_of,
+    joined,
     pictures_of,
+    placed,
     quiet_machine,
     read_config,
     read_state,
@@ -27,8 +29,10 @@ from metarl_l2f.launchers.run import (
 from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.vectorise import WorkerError
+from metarl_l2f.shards import TASKS_PER_SHARD
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
+from metarl_l2f.training.group import Group
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE
 from metarl_l2f.training.metrics import Shown
 
@@ -46,6 +50,8 @@ class RunOptions(run.RunOptions):
     """Where learning happens: `cpu`, or `cuda`. Environments stay on the CPU. Rounding differs."""
     tf32: bool = False
     """On a CUDA device, round the factors of products to TF32: faster, with about three digits."""
+    tasks_per_shard: int = TASKS_PER_SHARD
+    """Tasks differentiated together; under torchrun every rank takes whole shards of them. Rounding differs."""
     inspect_every: int = 100
     """Meta-iterations between two looks at conflict, attenuation and the landscape of the inner loss on the validation
     tasks, with pictures in TensorBoard; 0 looks never."""
@@ -118,9 +124,14 @@ def inspector(experiment: MetaRL, options: RunOptions) -> Callable[[Mapping[str,
     def inspect(metrics: Mapping[str, float]) -> Shown:
         rollouts, tasks = experiment.validation_rollouts()
         found = experiment.meta.inspect(rollouts)
+        share = experiment.share
+        rollouts = rollouts._replace(episodes=share.gather(rollouts.episodes))
+        gamma = share.gather(rollouts.start.gamma)
+        if not share.group.first:
+            return Shown({}, {}, {})
         before, after = (float(rollouts.episodes[step].returns().mean()) for step in (0, steps))
         gap = gap_warning(metrics[f"return/step_{steps}"], before, after)
-        warn([*collapse_warnings(experiment.learner, rollouts.start.gamma), gap])
+        warn([*collapse_warnings(experiment.learner, gamma), gap])
         pictures = options.pictures(rollouts, tasks) | pictures_of(found, experiment.settings.method.upper())
         return Shown(found.metrics(), histograms_of(found.gamma), pictures)
 
@@ -136,14 +147,26 @@ def launch(name: str, options: RunOptions) -> int:
     Returns:
         The exit status.
     """
-    settings = options.settings
-    folder = options.folder(name, settings.method, settings.seed)
     quiet_machine()
+    with joined(options) as group:
+        return _launch(name, *placed(options, group, name, options.settings.method, options.settings.seed), group)
+
+
+def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
+    settings = options.settings
     env, arguments = options.environment()
     device = devices.prepare(options.device, options.tf32)
-    experiment = MetaRL(env, settings, arguments, threads=options.threads, device=device)
+    experiment = MetaRL(
+        env,
+        settings,
+        arguments,
+        threads=options.threads,
+        device=device,
+        group=group,
+        tasks_per_shard=options.tasks_per_shard,
+    )
     config = {"environment": {"id": env, "arguments": arguments}}
-    if options.resume is not None and (folder / CHECKPOINT_FILE).exists():
+    if group.first and options.resume is not None and (folder / CHECKPOINT_FILE).exists():
         read_state(folder / CHECKPOINT_FILE, "environment", config["environment"])
     print(f"{settings.method.upper()} on {env}, seed {settings.seed}; writing to {folder}")
     score = f"return/step_{settings.inner.inner_steps}"
@@ -155,6 +178,7 @@ def launch(name: str, options: RunOptions) -> int:
             folder,
             config,
             lambda: report(experiment, folder, options),
+            group,
             validation_key=f"validation/{score}",
             progress_key=score,
             inspect=inspector(experiment, options) if options.inspect_every else None,

@@ -11,7 +11,9 @@ from metarl_l2f.launchers.run import (
     RunOptions,
     checkpoint_of,
     fail,
+    joined,
     parse,
+    placed,
     quiet_machine,
     read_config,
     read_state,
@@ -19,6 +21,7 @@ from metarl_l2f.launchers.run import (
 )
 from metarl_l2f.supervised.prototypes import PrototypeSettings, PrototypicalNetwork
 from metarl_l2f.training.config import from_json
+from metarl_l2f.training.group import Group
 
 NAME = "prototypes"
 SCORE = "accuracy/step_0"
@@ -65,23 +68,34 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, draw."""
     try:
         options = parse(Prototypes(), arguments)
-        folder = options.folder(NAME, "prototypical", options.settings.seed)
         quiet_machine()
-        experiment = PrototypicalNetwork(options.images.load(), options.settings)
-        print(f"prototypical network on {options.images.name}, seed {options.settings.seed}; writing to {folder}")
-        return train_and_report(
-            NAME,
-            options,
-            experiment,
-            folder,
-            {},
-            lambda: save(learning_curve([folder], score="validation/accuracy"), folder / "learning_curve.png"),
-            validation_key=f"validation/{SCORE}",
-            progress_key=SCORE,
-            log_every=options.log_every,
-        )
+        with joined(options) as group:
+            if group.size > 1:
+                raise ValueError(
+                    f"{NAME}.py learns from one episode at a time, which {group.size} ranks cannot share; start it "
+                    "without torchrun"
+                )
+            return launch(*placed(options, group, NAME, "prototypical", options.settings.seed), group)
     except USER_ERRORS as error:
         return fail(error)
+
+
+def launch(options: Prototypes, folder: Path, group: Group) -> int:
+    """Train, or continue, one run."""
+    experiment = PrototypicalNetwork(options.images.load(), options.settings)
+    print(f"prototypical network on {options.images.name}, seed {options.settings.seed}; writing to {folder}")
+    return train_and_report(
+        NAME,
+        options,
+        experiment,
+        folder,
+        {},
+        lambda: save(learning_curve([folder], score="validation/accuracy"), folder / "learning_curve.png"),
+        group,
+        validation_key=f"validation/{SCORE}",
+        progress_key=SCORE,
+        log_every=options.log_every,
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What all training launchers share: options of a run, reading them, training with resume."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -10,8 +11,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -29,14 +30,20 @@ from metarl_l2f.report import write_report
 from metarl_l2f.training.checkpoint import CheckpointError
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, provenance, to_json
+from metarl_l2f.training.group import Group, RankError, join
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, train
 from metarl_l2f.training.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
-USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError)
+USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError, RankError)
 """What ends a program with one clear message instead of a traceback."""
 Options = TypeVar("Options", bound="RunOptions")
+
+
+def own_cores() -> int:
+    """Cores of this machine for each of the ranks that torchrun started on it; all of them without torchrun."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,10 @@ class RunOptions:
     """Folder of the run; by default runs/LAUNCHER/TIME_METHOD_SEED."""
     resume: Path | None = None
     """Folder of a run to continue, exactly as if it had never stopped. Its own options are the defaults."""
-    threads: int = os.cpu_count() or 1
-    """CPU threads; changes no number."""
+    threads: int = field(default_factory=own_cores)
+    """CPU threads, by default as many as there are cores for each rank; changes no number."""
+    rank_timeout: float = 300.0
+    """Under torchrun, seconds that a rank waits for the others before it gives up, and says so."""
     validate_every: int = 10
     """Meta-iterations between validations; best.pt keeps the best."""
     checkpoint_every: int = 1
@@ -64,6 +73,7 @@ class RunOptions:
         *(
             "iterations",
             "threads",
+            "rank_timeout",
             "resume",
             "log_dir",
             "checkpoint_every",
@@ -98,15 +108,18 @@ def parse(default: Options, arguments: list[str] | None = None) -> Options:
     options = tyro.cli(type(default), default=default, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     if resumed is not None:
         options = dataclasses.replace(options, log_dir=resumed, resume=resumed)
-        before, now = to_json(default), to_json(options)
-        free = options.may_change_on_resume
-        changed = sorted(name for name in before if before[name] != now[name] and name not in free)
-        if changed:
+        if changed := _changed(default, options):
             raise ValueError(
                 f"{', '.join(changed)} cannot change when {resumed} is resumed: it would be another run; drop the "
                 "flags, or start a new run without --resume"
             )
     return options
+
+
+def _changed(before: RunOptions, now: RunOptions) -> list[str]:
+    """Options that differ, though they may not in one run."""
+    old, new = to_json(before), to_json(now)
+    return sorted(name for name in old if old[name] != new[name] and name not in now.may_change_on_resume)
 
 
 def _resumed_folder(arguments: list[str]) -> Path | None:
@@ -162,6 +175,45 @@ def read_state(checkpoint: Path, key: str, expected: Any) -> dict[str, Any]:
     return state
 
 
+@contextlib.contextmanager
+def joined(options: RunOptions) -> Iterator[Group]:
+    """The ranks that share the run, where torchrun started some; of them only rank 0 speaks.
+
+    Raises:
+        ValueError: the group may be started again, but would not find its run.
+        RankError: the others cannot be reached.
+    """
+    with join(options.rank_timeout) as group, contextlib.ExitStack() as silence:
+        if group.restarts and options.log_dir is None:
+            raise ValueError(
+                "torchrun may restart this run (--max-restarts), and then must find it again: name its folder with "
+                "--log-dir"
+            )
+        if not group.first:
+            silence.enter_context(contextlib.redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
+            logging.disable(logging.WARNING)
+        yield group
+
+
+def placed(options: Options, group: Group, name: str, method: str, seed: int) -> tuple[Options, Path]:
+    """The options, and the run's folder: the same for all ranks.
+
+    Under torchrun a run that the folder already holds is continued, if it is this one: torchrun starts a group again
+    with the command that it was first started with.
+    """
+
+    def found() -> tuple[Path, bool]:
+        folder = options.folder(name, method, seed)
+        if group.restarts is None or options.resume is not None or not (folder / CONFIG_FILE).exists():
+            return folder, options.resume is not None
+        stored = read_config(folder)
+        same = stored["launcher"] == name and not _changed(from_json(type(options), stored["options"]), options)
+        return folder, same
+
+    folder, resuming = group.from_first(found)
+    return dataclasses.replace(options, resume=folder if resuming else None), folder
+
+
 def quiet_machine() -> None:
     """What makes training fast: threads work on whole tasks (shards.py); more inside an operation would fight those."""
     torch.set_num_threads(1)
@@ -207,6 +259,7 @@ def train_and_report(
     folder: Path,
     config: dict[str, Any],
     report: Callable[[], None],
+    group: Group,
     **how: Any,
 ) -> int:
     """Train, or continue, one run, and report on it when it is done.
@@ -217,7 +270,8 @@ def train_and_report(
         experiment: freshly built.
         folder: of the run.
         config: what config.json holds, but for the launcher, the options and where the numbers come from.
-        report: evaluates, draws and prints, once training is done.
+        report: evaluates, draws and prints, once training is done; rank 0 does it.
+        group: the processes that share the run.
         how: further arguments of `training.loop.train`.
     Returns:
         The exit status.
@@ -231,6 +285,7 @@ def train_and_report(
         resume=options.resume is not None,
         validate_every=options.validate_every,
         checkpoint_every=options.checkpoint_every,
+        group=group,
         **how,
     )
     if outcome.interrupted is not None:
@@ -239,6 +294,8 @@ def train_and_report(
             f"go on with:\n  python launchers/{name}.py --resume {folder}"
         )
         return 128 + outcome.interrupted
+    if not group.first:
+        return 0
     print(f"iteration {outcome.iteration} done, {time.monotonic() - begin:.0f} s")
     report()
     write_report(folder, question_of(options))

@@ -16,7 +16,9 @@ from metarl_l2f.launchers import run
 from metarl_l2f.launchers.run import (
     checkpoint_of,
     histograms_of,
+    joined,
     pictures_of,
+    placed,
     quiet_machine,
     read_config,
     read_state,
@@ -28,6 +30,7 @@ from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
 from metarl_l2f.supervised.meta_loss import Batching, Problem
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
+from metarl_l2f.training.group import Group
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, ranked_file
 from metarl_l2f.training.metrics import Shown
 
@@ -72,8 +75,8 @@ class RunOptions(run.RunOptions):
         """What is to be learned."""
         raise NotImplementedError
 
-    def experiment(self) -> MetaSupervised:
-        """A new experiment of these options."""
+    def experiment(self, group: Group | None = None) -> MetaSupervised:
+        """A new experiment of these options, shared by a group of processes, or of this one alone."""
         device = devices.prepare(self.device, self.tf32)
         looped = self.convolves and device.type == "cpu" if self.batching == "auto" else self.batching == "loop"
         return MetaSupervised(
@@ -87,6 +90,7 @@ class RunOptions(run.RunOptions):
             device=device,
             adapted=self.adapted,
             attenuated=self.attenuated,
+            group=group,
         )
 
     def adapted(self, name: str) -> bool:
@@ -161,7 +165,9 @@ def inspector(experiment: MetaSupervised, options: RunOptions) -> Callable[[Mapp
 
     def inspect(metrics: Mapping[str, float]) -> Shown:
         tasks = inspected_tasks(experiment)
-        found = experiment.meta_loss.inspect(tasks, steps)
+        found = experiment.meta_loss.inspect(tasks, steps, experiment.group)
+        if not experiment.group.first:
+            return Shown({}, {}, {})
         warn(collapse_warnings(experiment.learner, experiment.meta_loss.starts(tasks)[0]))
         before, after = (metrics.get(f"validation/{score}/step_{step}") for step in (0, steps))
         if before is not None and after is not None:
@@ -181,17 +187,21 @@ def launch(name: str, options: RunOptions) -> int:
     Returns:
         The exit status.
     """
+    quiet_machine()
+    with joined(options) as group:
+        return _launch(name, *placed(options, group, name, options.settings.method, options.settings.seed), group)
+
+
+def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
     settings = options.settings
-    folder = options.folder(name, settings.method, settings.seed)
-    if options.resume is not None and settings.optimiser.schedule == "cosine":
+    if group.first and options.resume is not None and settings.optimiser.schedule == "cosine":
         planned = read_config(folder)["options"]["iterations"]
         if options.iterations != planned:
             raise ValueError(
                 f"iterations cannot change from {planned} to {options.iterations} when {folder} is resumed: its cosine "
                 "schedule spans them; start a new run, or train with --schedule constant"
             )
-    quiet_machine()
-    experiment = options.experiment()
+    experiment = options.experiment(group)
     print(f"{settings.method.upper()} on {name.replace('_', ' ')}, seed {settings.seed}; writing to {folder}")
     problem = experiment.problem
     score = f"{problem.score_name}/step_{settings.inner.inner_steps}"
@@ -216,6 +226,7 @@ def launch(name: str, options: RunOptions) -> int:
             folder,
             {},
             report,
+            group,
             validation_key=f"validation/{score}",
             progress_key=score,
             log_every=options.log_every,

@@ -4,7 +4,7 @@ Pure functions of gradients and losses; whoever trains or evaluates calls them. 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,17 +31,26 @@ def conflict_by_task(gradients: Params, distribution: Params | None = None) -> d
     return {layer: _angles(u, others[layer].sum(0)) for layer, u in ours.items()}
 
 
-def degree_of_conflict(gradients: Params) -> dict[str, float]:
+def degree_of_conflict(gradients: Params, summed: Callable[[Any], Any] = lambda here: here) -> dict[str, float]:
     """How much tasks disagree about the initialisation: conflict = mean_i |arccos(ûᵢ · v̂)| (Sec. 3.3).
 
     Equal gradients give 0, two orthogonal ones of equal length π/4; many unrelated ones approach π/2.
 
     Args:
         gradients: as in `conflict_by_task`.
+        summed: adds to sums over these tasks those over tasks that are elsewhere; by default there are none.
     Returns:
         Radians in [0, π] by layer, and under "network".
     """
-    return {layer: float(angles.mean()) for layer, angles in conflict_by_task(gradients).items()}
+    angles = conflict_by_task(gradients, summed(summed_over_tasks(gradients)))
+    number = torch.tensor(float(len(angles["network"])))
+    sums, number = summed(({layer: tasks.sum() for layer, tasks in angles.items()}, number))
+    return {layer: float(total / number) for layer, total in sums.items()}
+
+
+def summed_over_tasks(gradients: Params) -> Params:
+    """v of `conflict_by_task`, as the gradients of a distribution of one task: (1, *shape) by name, float64."""
+    return {name: gradient.detach().double().sum(0, keepdim=True) for name, gradient in gradients.items()}
 
 
 def _by_layer(gradients: Params) -> Params:

@@ -18,6 +18,7 @@ from .core import Params
 Activation = Literal["tanh", "relu"]
 Pooling = Literal["max", "stride"]
 SMALLEST_LOG_STD = math.log(1e-6)
+VECTOR = 64  # Numbers that torch's loops take at a time on any processor, or a multiple of that.
 OUTPUT_SCALE = 0.01
 """Initial weights of a policy's last layer, relative to the others'. A policy that starts by moving everywhere the same
 way may never come back; one that starts with almost no mean, or almost equal logits, explores around its start."""
@@ -172,9 +173,11 @@ def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def tanh(inputs: Tensor) -> Tensor:
     """tanh x; where nobody asks for its derivative, as 2 σ(2x) − 1, in place of the inputs.
 
-    On a CPU torch computes σ several times as fast as tanh. With derivatives the detour costs more than it saves.
+    On a CPU torch computes σ several times as fast as tanh. With derivatives the detour costs more than it saves. And
+    it rounds σ otherwise in the odd numbers at the end of a tensor: where a task's rows leave such a rest, the result
+    would depend on how many tasks there are.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or math.prod(inputs.shape[-2:]) % VECTOR:
         return torch.tanh(inputs)
     return inputs.mul_(2).sigmoid_().mul_(2).sub_(1)
 

@@ -1,17 +1,21 @@
-"""Work on tasks, spread over threads in a way that never changes a digit of the result.
+"""Work on tasks, spread over threads and over processes.
 
-Tasks are cut into shards of a fixed size whatever the number of threads, and results come back in shard order, so sums
-over them are always taken in one order.
+Neither changes a digit of the result. Tasks are cut into shards of a fixed size, whatever the number of threads, and
+results come back in shard order, so sums over them are always taken in one order. Processes hold whole shards: each is
+computed as it would be anywhere, and sums over shards, float32 added up in float64, come out alike in any order.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .devices import mapped
+from .devices import mapped, tensors_of
+from .training.group import Group
 
 TASKS_PER_SHARD = 10
 """Tasks vmapped together: few, so that activations stay small and several threads find work; yet enough that dispatch,
@@ -48,8 +52,58 @@ class Shards:
             self.pool.shutdown()
 
 
+class Share:
+    """This process's share of N tasks: consecutive shards of them, as many as any other process has, or one off.
+
+    A process that no shard is left for takes the last one again, and that does not count: so all do the same.
+
+    Args:
+        number: N, of all processes together.
+        group: the processes.
+        unit: tasks in every shard but the last.
+    """
+
+    def __init__(self, number: int, group: Group | None = None, unit: int = 1) -> None:
+        if number < 1 or unit < 1:
+            raise ValueError(f"tasks, and those of a shard, must be 1 or more, got {number} and {unit}")
+        self.number, self.group = number, group or Group()
+        self.units = math.ceil(number / unit)
+        edges = [math.ceil(self.units * rank / self.group.size) for rank in range(self.group.size + 1)]
+        self.counted = [start < end for start, end in pairwise(edges)]
+        """Of every process, whether what it holds counts."""
+        start, end = edges[self.group.rank : self.group.rank + 2]
+        first, last = (start, end) if start < end else (self.units - 1, self.units)
+        self.rows = slice(first * unit, min(last * unit, number))
+        """The tasks of this process."""
+
+    def __len__(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    def sum(self, tree: Any) -> Any:
+        """A tree of tensors that each sum something over this process's tasks → over all N tasks, in one message."""
+        if self.group.size == 1:
+            return tree
+        leaves = tensors_of(tree)
+        packed = torch.cat([leaf.detach().flatten().to(leaves[0].device) for leaf in leaves])
+        total = self.group.sum(packed * float(self.counted[self.group.rank]))
+        pieces = iter(total.split([leaf.numel() for leaf in leaves]))
+        return mapped(lambda leaf: next(pieces).view_as(leaf).to(leaf), tree)
+
+    def mean(self, tree: Any) -> Any:
+        """A tree of means over this process's tasks → over all N tasks: weighted by how many each process holds."""
+        return self.sum(mapped(lambda mean: mean * (len(self) / self.number), tree))
+
+    def gather(self, tree: Any) -> Any:
+        """A tree of tensors stacked over this process's tasks → over all N tasks, on the CPU."""
+        if self.group.size == 1:
+            return tree
+        # Cloned, for pickling a view would send all that it is a view of.
+        parts = self.group.gather(mapped(lambda leaf: leaf.detach().cpu().clone(), tree))
+        return joined([part for part, counts in zip(parts, self.counted, strict=True) if counts])
+
+
 def rows_of(tree: Any, rows: slice | int) -> Any:
-    """The same rows, or the same single row, of every tensor of a tree of dicts, tuples and lists."""
+    """The same rows, or the same single row, of every tensor of a tree."""
     return mapped(lambda tensor: tensor[rows], tree)
 
 

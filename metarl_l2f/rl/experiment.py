@@ -18,7 +18,9 @@ from torch import Tensor
 from ..core import L2F, Attenuation, InnerLoop, Params
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
 from ..networks import Activation, CategoricalPolicy, GaussianPolicy, Policy
+from ..shards import TASKS_PER_SHARD, Share
 from ..training.checkpoint import load_into
+from ..training.group import Group
 from ..training.seeding import Stream, generator, torch_generator
 from .meta_trpo import MetaTRPO, PolicyGradient, Rollouts
 from .sampling import Sampler
@@ -145,6 +147,8 @@ class MetaRL:
         workers: processes that step the environments, 0 for this one alone; changes no number.
         timeout: seconds that a worker may take to build, reset or step its share of the environments once.
         device: where learning happens; changes rounding (`devices.prepare`). Environments stay on the CPU.
+        group: the processes that share every meta-batch of tasks; by default this one alone. Changes no number.
+        tasks_per_shard: tasks differentiated together, of which every process takes whole shards; changes rounding.
     """
 
     def __init__(
@@ -156,15 +160,29 @@ class MetaRL:
         workers: int = 0,
         timeout: float = 60.0,
         device: torch.device | None = None,
+        group: Group | None = None,
+        tasks_per_shard: int = TASKS_PER_SHARD,
     ) -> None:
         self.env, self.env_kwargs = env, dict(env_kwargs or {})
         self.settings = settings = settings or MetaRLSettings()
         self.threads, self.workers, self.timeout = threads, workers, timeout
         self.env_steps = 0
-        sampler = self._sampler(settings.tasks_per_batch, settings.episodes_per_task)
+        self.share = Share(settings.tasks_per_batch, group, tasks_per_shard)
+        if self.share.group.size > self.share.units:
+            logger.warning(
+                "%d ranks have nothing to do, for %d tasks in shards of %d go to %d ranks; a smaller tasks_per_shard "
+                "gives them work, with other rounding",
+                self.share.group.size - self.share.units,
+                settings.tasks_per_batch,
+                tasks_per_shard,
+                self.share.units,
+            )
+        sampler = self._sampler(len(self.share), settings.episodes_per_task)
         try:
             self.learner = _learner(settings, sampler).to(device or "cpu")
-            self.meta = MetaTRPO(self.learner, sampler, settings.gradient, settings.region, threads)
+            self.meta = MetaTRPO(
+                self.learner, sampler, settings.gradient, settings.region, threads, self.share, tasks_per_shard
+            )
         except Exception:
             sampler.close()
             raise
@@ -185,19 +203,20 @@ class MetaRL:
     def iterate(self, iteration: int) -> dict[str, float]:
         """One meta-iteration; returns its metrics (`docs/metrics.md`)."""
         begin, simulated = time.perf_counter(), self.meta.sampler.physics_seconds
-        seed, count = self.settings.seed, self.settings.tasks_per_batch
-        tasks = self.meta.sampler.sample_tasks(count, generator(seed, Stream.TASKS, iteration))
-        keyed = partial(_generators, seed, Stream.POLICY, iteration, count)
-        rollouts = self.meta.collect(tasks, keyed, self.settings.inner.inner_steps)
+        rollouts, _ = self._rollouts(generator(self.settings.seed, Stream.TASKS, iteration), Stream.POLICY, iteration)
         sampled, physics = time.perf_counter(), self.meta.sampler.physics_seconds - simulated
+        group = self.share.group
+        waited = group.seconds
         log = self.meta.update(rollouts.data)
-        updated = time.perf_counter()
+        updated, waited = time.perf_counter(), group.seconds - waited
         if not log.accepted:
             logger.warning("iteration %d: the update was rejected: %s", iteration, log.reason)
-        self.env_steps += rollouts.env_steps
+        returns, env_steps = self._returns_and_steps(rollouts)
+        self.env_steps += env_steps
+        conflict = degree_of_conflict(rollouts.start.gradients, self.share.sum)
         return {
             "env_steps": self.env_steps,
-            **_returns(rollouts),
+            **returns,
             "surrogate": log.surrogate_before,
             "surrogate/change": log.surrogate_after - log.surrogate_before,
             "kl": log.kl,
@@ -206,24 +225,37 @@ class MetaRL:
             "line_search/accepted": float(log.accepted),
             **self._action_noise(),
             **learned_step_sizes(self.learner),
-            **gamma_statistics(self.learner, rollouts.start.gamma),
-            **{f"conflict/{layer}": angle for layer, angle in degree_of_conflict(rollouts.start.gradients).items()},
+            **gamma_statistics(self.learner, self.share.gather(rollouts.start.gamma)),
+            **{f"conflict/{layer}": angle for layer, angle in conflict.items()},
             "time/iteration": updated - begin,
             "time/sampling": sampled - begin,
             "time/update": updated - sampled,
             **({"time/physics": physics} if physics else {}),
+            **({"time/ranks": waited} if group.size > 1 else {}),
         }
 
     def validate(self, iteration: int) -> dict[str, float]:
         """Returns after 0 … k inner steps on the run's validation tasks, the same at every call."""
-        return {f"validation/{tag}": value for tag, value in _returns(self.validation_rollouts()[0]).items()}
+        returns, _ = self._returns_and_steps(self.validation_rollouts()[0])
+        return {f"validation/{tag}": value for tag, value in returns.items()}
 
     def validation_rollouts(self) -> tuple[Rollouts, Any]:
-        """Episodes on the run's validation tasks, always the same with the same noise, and the tasks."""
-        seed, count = self.settings.seed, self.settings.tasks_per_batch
-        tasks = self.meta.sampler.sample_tasks(count, generator(seed, Stream.VALIDATION, 0))
-        keyed = partial(_generators, seed, Stream.VALIDATION, 1, count)
-        return self.meta.collect(tasks, keyed, self.settings.inner.inner_steps), tasks
+        """Episodes on this process's share of the run's validation tasks, always the same with the same noise, and
+        all of those tasks."""
+        return self._rollouts(generator(self.settings.seed, Stream.VALIDATION, 0), Stream.VALIDATION, 1)
+
+    def _rollouts(self, drawing: np.random.Generator, stream: Stream, key: int) -> tuple[Rollouts, Any]:
+        """This process's share of a meta-batch that a generator draws, rolled out and adapted to; and all its tasks."""
+        seed, rows = self.settings.seed, self.share.rows
+        tasks = self.meta.sampler.sample_tasks(self.share.number, drawing)
+        keyed = partial(_generators, seed, stream, key, range(rows.start, rows.stop))
+        return self.meta.collect(tasks[rows], keyed, self.settings.inner.inner_steps), tasks
+
+    def _returns_and_steps(self, rollouts: Rollouts) -> tuple[dict[str, float], int]:
+        """Mean returns by inner step, and environment steps, of all processes' episodes."""
+        returns = self.share.gather([episodes.returns() for episodes in rollouts.episodes])
+        env_steps = self.share.sum(torch.tensor(rollouts.env_steps, dtype=torch.float64))
+        return {f"return/step_{k}": float(values.mean()) for k, values in enumerate(returns)}, int(env_steps)
 
     def evaluate(self, tasks: Sequence[Any], episodes: int, steps: int, seed: int) -> Rollouts:
         """Roll out, adapt, roll out … on given tasks, for any number of inner steps, without learning.
@@ -243,7 +275,7 @@ class MetaRL:
     def _collect(self, sampler: Sampler, tasks: Sequence[Any], steps: int, seed: int) -> Rollouts:
         meta = MetaTRPO(self.learner, sampler, self.settings.gradient, self.settings.region)
         meta.shards = self.meta.shards
-        return meta.collect(tasks, partial(_generators, seed, Stream.EVALUATION, 1, len(tasks)), steps)
+        return meta.collect(tasks, partial(_generators, seed, Stream.EVALUATION, 1, range(len(tasks))), steps)
 
     def adapt(
         self, env: EnvSource | None = None, task: Any = None, *, steps: int = 1, episodes: int = 20, seed: int = 0
@@ -287,9 +319,8 @@ class MetaRL:
         finally:
             sampler.close()
         gammas = self._gammas_by_tensor(rollouts.start.gamma)
-        return Adapted(
-            policies, list(_returns(rollouts).values()), {name: float(g.mean()) for name, g in gammas.items()}
-        )
+        returns = [float(episodes.returns().mean()) for episodes in rollouts.episodes]
+        return Adapted(policies, returns, {name: float(g.mean()) for name, g in gammas.items()})
 
     def _check_same_spaces(self, sampler: Sampler) -> None:
         found, trained = _spaces(sampler), _spaces(self.meta.sampler)
@@ -365,9 +396,5 @@ def _learner(settings: MetaRLSettings, sampler: Sampler) -> L2F:
     )
 
 
-def _returns(rollouts: Rollouts) -> dict[str, float]:
-    return {f"return/step_{k}": float(e.returns().mean()) for k, e in enumerate(rollouts.episodes)}
-
-
-def _generators(seed: int, stream: Stream, key: int, tasks: int, phase: int) -> list[np.random.Generator]:
-    return [generator(seed, stream, key, task, phase) for task in range(tasks)]
+def _generators(seed: int, stream: Stream, key: int, tasks: range, phase: int) -> list[np.random.Generator]:
+    return [generator(seed, stream, key, task, phase) for task in tasks]

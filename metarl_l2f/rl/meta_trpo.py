@@ -21,9 +21,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core import L2F, Params, Start
 from ..devices import moved
-from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape
+from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
 from ..networks import Distribution, Policy
-from ..shards import Shards, joined
+from ..shards import TASKS_PER_SHARD, Shards, Share, joined
 from .baseline import fit_values
 from .episodes import Batch, Episodes, discounted_returns, generalised_advantages, standardise, to_batch
 from .sampling import Sampler
@@ -118,10 +118,19 @@ class MetaTRPO:
         gradient: estimators of the inner and outer policy gradient.
         region: the trust region.
         threads: tasks are differentiated on this many threads, on a CUDA device on one; changes no result.
+        share: which of the meta-batch's tasks these N are; by default all. Updates are over all.
+        tasks_per_shard: tasks differentiated together; changes rounding.
     """
 
     def __init__(
-        self, learner: L2F, sampler: Sampler, gradient: PolicyGradient, region: TrustRegion, threads: int = 1
+        self,
+        learner: L2F,
+        sampler: Sampler,
+        gradient: PolicyGradient,
+        region: TrustRegion,
+        threads: int = 1,
+        share: Share | None = None,
+        tasks_per_shard: int = TASKS_PER_SHARD,
     ) -> None:
         if not isinstance(learner.network, Policy):
             raise TypeError(
@@ -129,7 +138,8 @@ class MetaTRPO:
             )
         self.learner, self.sampler, self.gradient, self.region = learner, sampler, gradient, region
         self.policy = learner.network
-        self.shards = Shards(threads if self.device.type == "cpu" else 1)
+        self.share = share or Share(sampler.shape[0])
+        self.shards = Shards(threads if self.device.type == "cpu" else 1, tasks_per_shard)
         # Without attenuation θ̄ = θ, so the gradient at θ is the first step's whatever the mode.
         self.gradient_at_init = learner.attenuation is None or gradient.inner_data == "gradient_at_init"
 
@@ -195,10 +205,10 @@ class MetaTRPO:
 
             return vmap(task)(*shard)
 
-        theta = {name: p.detach() for name, p in self.learner.theta.items()}
+        # One θ for each task: as a single product over the observations of all tasks, rounding would depend on N.
+        theta = {name: p.detach().expand(len(tasks), *p.shape) for name, p in self.learner.theta.items()}
         sampled, first = roll(theta)
-        episodes, inner = [sampled], []
-        played = [{name: p.expand(len(tasks), *p.shape) for name, p in theta.items()}]
+        episodes, inner, played = [sampled], [], [theta]
         start = joined(self.shards.map(start_shard, first))
         params, batch = start.params, first
         if self.gradient.inner_data == "resample" and not self.gradient_at_init:
@@ -238,11 +248,11 @@ class MetaTRPO:
         after, around = joined(self.shards.map(shard, (rollouts.data, start, rollouts.params[-1])))
         found = Inspection(
             self.learner.gammas_by_tensor(start.gamma) if self.learner.attenuation else {},
-            conflict_by_task(start.gradients),
+            conflict_by_task(start.gradients, self.share.sum(summed_over_tasks(start.gradients))),
             gradient_cosines(start.gradients, after),
             around,
         )
-        return moved(found, torch.device("cpu"))
+        return self.share.gather(moved(found, torch.device("cpu")))
 
     def batch(self, episodes: Episodes) -> Batch:
         """Episodes → samples with standardised advantages over a per-task baseline."""
@@ -289,16 +299,16 @@ class MetaTRPO:
         """
         parameters = list(self.learner.parameters())
 
-        def shard(data: MetaData) -> tuple[Tensor, Tensor, list[Distribution]]:
+        def shard(data: MetaData) -> tuple[Tensor, list[Distribution]]:
             policies = vmap(self.policies)(data)
             old = [_detached(policy) for policy in policies]
             losses = vmap(self.objective)(policies, old, data)
-            return losses.detach().double(), _flat(torch.autograd.grad(losses.sum(), parameters)), old
+            gradient = torch.autograd.grad(losses.sum(), parameters)
+            return torch.cat([losses.detach().double().sum().unsqueeze(0), _flat(gradient)]), old
 
-        parts = self.shards.map(shard, data)
-        losses = torch.cat([loss for loss, _, _ in parts])
-        gradient = torch.stack([gradient for _, gradient, _ in parts]).sum(0) / len(losses)
-        return float(losses.mean()), gradient, joined([old for _, _, old in parts])
+        sums, old = zip(*self.shards.map(shard, data), strict=True)
+        mean = self._mean(list(sums))
+        return float(mean[0]), mean[1:], joined(old)
 
     @torch.no_grad()
     def surrogate_and_kl(self, data: MetaData, old: list[Distribution]) -> tuple[float, float]:
@@ -314,8 +324,19 @@ class MetaTRPO:
         def shard(pair: tuple[MetaData, list[Distribution]]) -> tuple[Tensor, Tensor]:
             return vmap(task)(*pair)
 
-        losses, kls = joined(self.shards.map(shard, (data, old)))
-        return float(losses.double().mean()), float(kls.double().mean())
+        parts = [torch.stack(part).double().sum(1) for part in self.shards.map(shard, (data, old))]
+        loss, kl = self._mean(parts).tolist()
+        return loss, kl
+
+    def _mean(self, parts: list[Tensor]) -> Tensor:
+        """The mean over all tasks, of every process, given each shard's sum over its own: (n,) float64.
+
+        What was computed in float32 adds up in float64 without rounding, so in any order. What was float64 already is
+        added in the order of shards.
+        """
+        if self.learner.step_sizes.dtype == torch.float64:
+            return self.share.gather(torch.stack(parts)).to(self.device).sum(0) / self.share.number
+        return self.share.sum(torch.stack(parts).sum(0)) / self.share.number
 
     def curvature(self, data: MetaData) -> Callable[[Tensor], Tensor]:
         """Gauss-Newton products of the KL, v → Σᵢ JᵢᵀMᵢJᵢ v / N, J = ∂(policy outputs)/∂(θ, φ, α) through adaptation.
@@ -325,7 +346,6 @@ class MetaTRPO:
         """
         data = self._fisher_share(data)
         parameters = list(self.learner.parameters())
-        num_tasks = len(data.post.weights)
 
         def build(data: MetaData) -> Graph:
             policies = vmap(self.policies)(data)
@@ -350,7 +370,7 @@ class MetaTRPO:
                 pulled = torch.autograd.grad(_outputs(graph.policies), parameters, _outputs(curved), retain_graph=True)
                 return _flat(pulled)
 
-            return torch.stack(self.shards.map_list(multiply, graphs)).sum(0) / num_tasks
+            return self._mean(self.shards.map_list(multiply, graphs))
 
         return product
 

@@ -25,7 +25,7 @@ class Sampler:
     """Collects episodes of N tasks × B episodes from one vector environment.
 
     Its `discrete` tells whether actions are numbers from 0 to A − 1, which policies give and episodes hold as one-hot
-    rows of A.
+    rows of A. Numbers are of torch's default type, float32 unless a program sets float64.
 
     Args:
         envs: N·B environments, from `vectorise`; numbers n·B … n·B + B − 1 belong to task n.
@@ -47,6 +47,7 @@ class Sampler:
                 f"environments, got {envs.num_envs}"
             )
         self.shape = (num_tasks, episodes_per_task)
+        self.dtype = np.dtype(str(torch.get_default_dtype()).removeprefix("torch."))
         observed, acted = envs.single_observation_space, envs.single_action_space
         if not isinstance(observed, spaces.Box):
             raise ValueError(f"{self.name}: the observation space must be a Box, got {observed}; wrap the environment")
@@ -69,7 +70,10 @@ class Sampler:
         """Draw tasks from the environment's own distribution, `env.sample_tasks(number, generator)`."""
         if not hasattr(self.envs.unwrapped, "sample_tasks"):
             raise no_sample_tasks(self.name)
-        return self.envs.unwrapped.sample_tasks(number, generator)
+        tasks = self.envs.unwrapped.sample_tasks(number, generator)
+        if len(tasks) != number:
+            raise ValueError(f"{self.name}: sample_tasks was asked for {number} tasks and returned {len(tasks)}")
+        return tasks
 
     def sample(self, act: Act, tasks: Sequence[Any], generators: Sequence[np.random.Generator]) -> Episodes:
         """One episode in every environment.
@@ -89,17 +93,16 @@ class Sampler:
         if len(tasks) != n:
             raise ValueError(f"{self.name}: tasks must be {n} of them, got {len(tasks)}")
         seeds = np.concatenate([g.integers(2**31, size=b) for g in generators])
-        noise = torch.from_numpy(
-            np.stack([g.standard_normal((t_max, b, a_size), dtype=np.float32) for g in generators], 1)
-        )
-        observations = np.zeros((n, b, t_max, o_size), np.float32)
-        actions = np.zeros((n, b, t_max, a_size), np.float32)
-        rewards, mask = np.zeros((n, b, t_max), np.float32), np.zeros((n, b, t_max), np.float32)
+        drawn = np.stack([g.standard_normal((t_max, b, a_size), dtype=np.float32) for g in generators], 1)
+        noise = torch.from_numpy(drawn.astype(self.dtype, copy=False))
+        observations = np.zeros((n, b, t_max, o_size), self.dtype)
+        actions = np.zeros((n, b, t_max, a_size), self.dtype)
+        rewards, mask = np.zeros((n, b, t_max), self.dtype), np.zeros((n, b, t_max), self.dtype)
         alive = np.ones((n, b), bool)
         seen, _ = self.envs.reset(seed=seeds.tolist(), options={"task": _repeated(tasks, b)})
         for t in range(t_max):
             seen = self._checked("observation", seen, (n * b, *self.observation_shape), tasks, t)
-            current = seen.reshape(n, b, o_size).astype(np.float32, copy=False)
+            current = seen.reshape(n, b, o_size).astype(self.dtype, copy=False)
             with torch.no_grad():
                 action = act(torch.from_numpy(current), noise[t]).numpy()
             self._checked("action", action, (n, b, a_size), tasks, t)

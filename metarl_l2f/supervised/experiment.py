@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..core import L2F, Attenuation, InnerLoop
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
+from ..shards import Share, rows_of
 from ..training.checkpoint import load_into
+from ..training.group import Group
 from ..training.seeding import Stream, generator, torch_generator
 from .episodes import Split, Task
 from .meta_loss import Batching, MetaLoss, Problem
@@ -128,6 +130,7 @@ class MetaSupervised:
         device: where learning happens; changes rounding (`devices.prepare`).
         adapted: which parameters (by name) the inner loop moves.
         attenuated: which parameters (by name) are attenuated.
+        group: the processes that share every batch of tasks; by default this one alone.
     """
 
     def __init__(
@@ -143,8 +146,10 @@ class MetaSupervised:
         device: torch.device | None = None,
         adapted: Callable[[str], bool] = every_parameter,
         attenuated: Callable[[str], bool] = every_parameter,
+        group: Group | None = None,
     ) -> None:
         self.problem, self.settings, self.iterations = problem, settings or SupervisedSettings(), iterations
+        self.group = group or Group()
         seed, attenuation = self.settings.seed, self.settings.attenuation
         if compiled and self.settings.optimiser.multi_step_iterations:
             raise ValueError(
@@ -172,26 +177,27 @@ class MetaSupervised:
         begin = time.perf_counter()
         settings = self.settings
         self._schedule(iteration)
-        tasks = self._training_tasks(iteration)
-        adaptation, gradient = self.meta_loss.gradient(tasks, self._step_weights(iteration))
+        share = Share(settings.tasks_per_batch, self.group)
+        drawn = self._training_tasks(iteration)
+        tasks = rows_of(drawn, share.rows)
+        adaptation, gradient = self.meta_loss.gradient(tasks, self._step_weights(iteration), share)
         if bool(torch.stack([piece.isfinite().all() for piece in gradient]).all()):
             self._update(gradient)
         else:
             logger.warning("iteration %d: the update was rejected: its gradient is not finite", iteration)
-        self.meta_loss.track(tasks, settings.inner.inner_steps)
-        metrics = {
-            "loss": float(adaptation.loss.mean()),
-            f"{self.problem.score_name}/step_{settings.inner.inner_steps}": float(adaptation.score.mean()),
-        }
+        self.meta_loss.track(drawn, settings.inner.inner_steps)  # The same first task on every rank.
+        loss, score = share.mean((adaptation.loss.mean(), adaptation.score.mean()))
+        metrics = {"loss": float(loss), f"{self.problem.score_name}/step_{settings.inner.inner_steps}": float(score)}
         if iteration % settings.diagnostics_every == 0:
-            metrics |= self._diagnostics(tasks, adaptation.gamma)
+            metrics |= self._diagnostics(tasks, adaptation.gamma, share)
         return metrics | {"time/iteration": time.perf_counter() - begin}
 
     def validate(self, iteration: int) -> dict[str, float]:
         """Scores after 0 … k inner steps on the run's validation tasks, the same at every call."""
-        settings = self.settings
-        scores, losses, _ = self.meta_loss.evaluate(self.validation_tasks(), settings.inner.inner_steps)
-        means = {self.problem.score_name: scores.mean(0), "loss": losses.mean(0)}
+        share = Share(self.settings.validation_tasks, self.group)
+        tasks = rows_of(self.validation_tasks(), share.rows)
+        scores, losses, _ = self.meta_loss.evaluate(tasks, self.settings.inner.inner_steps)
+        means = share.mean({self.problem.score_name: scores.mean(0), "loss": losses.mean(0)})
         return {
             f"validation/{tag}/step_{step}": float(value)
             for tag, by_step in means.items()
@@ -294,7 +300,7 @@ class MetaSupervised:
             parameter.grad = (piece if clip is None else piece.clamp(-clip, clip)).contiguous()
         self.optimiser.step()
 
-    def _diagnostics(self, tasks: Any, gamma: Tensor) -> dict[str, float]:
-        conflict = degree_of_conflict(self.meta_loss.starts(tasks)[1])
+    def _diagnostics(self, tasks: Task, gamma: Tensor, share: Share) -> dict[str, float]:
+        conflict = degree_of_conflict(self.meta_loss.starts(tasks)[1], share.sum)
         metrics = {f"conflict/{layer}": angle for layer, angle in conflict.items()}
-        return metrics | gamma_statistics(self.learner, gamma) | learned_step_sizes(self.learner)
+        return metrics | gamma_statistics(self.learner, share.gather(gamma)) | learned_step_sizes(self.learner)

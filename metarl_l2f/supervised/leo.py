@@ -30,7 +30,9 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from ..core import L2F, Attenuation, Params, attenuate
+from ..shards import Share, rows_of
 from ..training.checkpoint import load_into, write_atomically
+from ..training.group import Group
 from ..training.seeding import Stream, generator, torch_generator
 from .episodes import Shape, Split, Task, draw_rows
 from .pickles import load_arrays
@@ -551,6 +553,7 @@ class LEOExperiment:
         data: by split, as `load_embeddings` reads it.
         settings: everything that changes the numbers.
         device: where to compute.
+        group: the processes that share every batch of training tasks; by default this one alone.
     Raises:
         ValueError: a split has too few classes, or too few embeddings of one.
     """
@@ -560,8 +563,10 @@ class LEOExperiment:
         data: Mapping[Split, Embeddings],
         settings: LEOSettings | None = None,
         device: torch.device | str = "cpu",
+        group: Group | None = None,
     ) -> None:
         self.settings = s = settings or LEOSettings()
+        self.share = Share(s.tasks_per_batch, group)
         for split, embeddings in data.items():
             s.shape.check(embeddings, split)
         self.device = torch.device(device)
@@ -573,19 +578,21 @@ class LEOExperiment:
     def iterate(self, iteration: int) -> dict[str, float]:
         """One step of Adam on a batch of training tasks; returns its metrics."""
         begin, s = time.perf_counter(), self.settings
-        tasks = self._draw("train", generator(s.seed, Stream.TASKS, iteration), s.tasks_per_batch)
-        noise = draw_noise(s, self.size, generator(s.seed, Stream.DATA, iteration))
+        drawn = self._draw("train", generator(s.seed, Stream.TASKS, iteration), s.tasks_per_batch)
+        noises = draw_noise(s, self.size, generator(s.seed, Stream.DATA, iteration))
+        tasks, noise = rows_of((drawn, noises), self.share.rows)
         outcome = self._assess(tasks, Noise(*(part.to(self.device) for part in noise)), 0)
         loss = meta_loss(outcome, self.model.params, s)
-        # Before the update: a γ that is learned freely is the very parameter that the update moves.
-        metrics = {
-            "loss": loss.item(),
-            "loss/query": outcome.query_loss.mean().item(),
-            "loss/kl": outcome.kl.mean().item(),
-            "loss/encoder_penalty": outcome.penalty.mean().item(),
+        means = {
+            "loss": loss.detach(),
+            "loss/query": outcome.query_loss.mean(),
+            "loss/kl": outcome.kl.mean(),
+            "loss/encoder_penalty": outcome.penalty.mean(),
             **_by_step(outcome.accuracy),
-            **self._gammas(outcome.gamma),
         }
+        # Before the update: a γ that is learned freely is the very parameter that the update moves.
+        metrics = {tag: mean.item() for tag, mean in self.share.mean(means).items()}
+        metrics |= self._gammas(self.share.gather(outcome.gamma))
         norm = self._update(loss)
         if not math.isfinite(norm):
             logger.warning("iteration %d: the update was rejected: its gradient is not finite", iteration)
@@ -595,7 +602,7 @@ class LEOExperiment:
         """Accuracies before adaptation and after every step on the run's validation tasks, the same at every call."""
         s = self.settings
         accuracies = self._accuracies("val", generator(s.seed, Stream.VALIDATION, 0), s.validation_tasks)
-        return {f"validation/{tag}": value for tag, value in _by_step(accuracies).items()}
+        return {f"validation/{tag}": value.item() for tag, value in _by_step(accuracies).items()}
 
     def evaluate(self, split: Split, tasks: int, seed: int) -> np.ndarray:
         """Accuracies on tasks that training never draws, with means instead of samples, without learning.
@@ -638,7 +645,8 @@ class LEOExperiment:
         """One clipped step of Adam, unless the gradient is not finite; returns its norm before clipping."""
         self.optimiser.zero_grad()
         loss.backward()
-        gradients = {p: p.grad for p in self.model.parameters() if p.grad is not None}
+        moved = [p for p in self.model.parameters() if p.grad is not None]
+        gradients = dict(zip(moved, self.share.mean([p.grad for p in moved]), strict=True))
         norm = float(torch.cat([g.flatten() for g in gradients.values()]).norm())
         if math.isfinite(norm):
             for parameter, gradient in gradients.items():
@@ -664,6 +672,6 @@ class LEOExperiment:
         return {"gamma/weights/mean": entries.mean().item(), "gamma/weights/std": spread.item()}
 
 
-def _by_step(accuracies: Tensor) -> dict[str, float]:
+def _by_step(accuracies: Tensor) -> dict[str, Tensor]:
     """Means over tasks of accuracies (tasks, 1 + k + f)."""
-    return {f"accuracy/step_{step}": mean for step, mean in enumerate(accuracies.mean(0).tolist())}
+    return {f"accuracy/step_{step}": mean for step, mean in enumerate(accuracies.mean(0))}

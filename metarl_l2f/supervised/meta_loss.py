@@ -14,9 +14,10 @@ from torch.func import vmap
 
 from ..core import L2F, Params, Start
 from ..devices import Recorded, moved
-from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape
+from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
 from ..networks import track
-from ..shards import Shards, joined, rows_of
+from ..shards import Shards, Share, joined, rows_of
+from ..training.group import Group
 from .episodes import Split, Task
 
 Batching = Literal["vmap", "loop"]
@@ -165,12 +166,21 @@ class MetaLoss:
         columns = [torch.stack(column) for column in zip(*results, strict=True)]
         return kind(*columns) if hasattr(kind, "_fields") else kind(columns)
 
-    def gradient(self, tasks: Task, weights: tuple[float, ...]) -> tuple[Adaptation, list[Tensor]]:
-        """The batch's adaptations, and the gradient of their mean meta-loss with respect to (θ, φ, α)."""
+    def gradient(
+        self, tasks: Task, weights: tuple[float, ...], share: Share | None = None
+    ) -> tuple[Adaptation, list[Tensor]]:
+        """These tasks' adaptations, and the gradient of the batch's mean meta-loss with respect to (θ, φ, α).
+
+        Args:
+            tasks: stacked.
+            weights: as in `meta_loss`.
+            share: which of the batch's tasks these are; by default all.
+        """
+        share = share or Share(len(tasks.support))
         parts = self.shards.map(self._chunk_gradient(weights), moved(tasks, self.device))
         number = len(tasks.support)
-        summed = [sum(pieces) / number for pieces in zip(*(gradient for _, gradient in parts), strict=True)]
-        return moved(joined([adaptation for adaptation, _ in parts]), CPU), summed
+        means = [sum(pieces) / number for pieces in zip(*(gradient for _, gradient in parts), strict=True)]
+        return moved(joined([adaptation for adaptation, _ in parts]), CPU), share.mean(means)
 
     def evaluate(self, tasks: Task, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """`scores_by_step` of a batch, stacked over tasks, without learning."""
@@ -205,8 +215,16 @@ class MetaLoss:
         gamma, *gradients = joined(self.shards.map(chunk, moved(tasks, self.device)))
         return moved((gamma, dict(zip(self._names(), gradients, strict=True))), CPU)
 
-    def inspect(self, tasks: Task, steps: int) -> Inspection:
-        """Conflict, γ, gradients before and after adaptation, the landscape around the first inner step; by task."""
+    def inspect(self, tasks: Task, steps: int, group: Group | None = None) -> Inspection:
+        """Conflict, γ, gradients before and after adaptation, the landscape around the first inner step; by task.
+
+        Args:
+            tasks: stacked.
+            steps: inner steps.
+            group: the processes that share these tasks; by default this one alone.
+        """
+        share = Share(len(tasks.support), group)
+        tasks = rows_of(tasks, share.rows)
         names = self._names()
 
         @torch.no_grad()
@@ -225,12 +243,13 @@ class MetaLoss:
         gamma, before = self.starts(tasks)
         ends = moved(joined(self.shards.map(chunk, moved(tasks, self.device))), CPU)
         around, after = Landscape(*ends[:3]), dict(zip(names, ends[3:], strict=True))
-        return Inspection(
+        found = Inspection(
             self.learner.gammas_by_tensor(gamma) if self.learner.attenuation else {},
-            conflict_by_task(before),
+            conflict_by_task(before, share.sum(summed_over_tasks(before))),
             gradient_cosines(before, after),
             around,
         )
+        return share.gather(found)
 
     def _names(self) -> list[str]:
         """What gradients at θ are taken with respect to."""

@@ -106,6 +106,11 @@ def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], kind: 
     module.load_state_dict(state)
 
 
+def digest(state: State) -> str:
+    """A name that only an equal state has."""
+    return _digest(_plain(state, "state"))
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Give `path` this content in one step: a crash at any moment leaves the old file or the new one.
 

@@ -2,6 +2,8 @@
 
 After each iteration the metrics line is written first, then best.pt, then checkpoint.pt. So a crash can only leave more
 than checkpoint.pt accounts for, never less; a resumed run drops what is more and computes it again, bit for bit.
+
+Of several ranks all iterate, validate and inspect, for they do so together; rank 0 alone reads and writes the folder.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ from typing import Any, Protocol, Self
 from tqdm import tqdm
 
 from . import checkpoint
+from .group import Group
 from .metrics import METRICS_FILE, MetricsLog, Shown, read
 
 CONFIG_FILE = "config.json"
@@ -37,6 +40,8 @@ FILE_INTERVAL = 60.0
 Best = dict[str, Any] | None
 # The same of the best few, best first.
 Ranking = list[dict[str, Any]]
+# What `train` starts from where there is no checkpoint.
+NOTHING_DONE: dict[str, Any] = {"iteration": 0, "ranking": [], "window": {}}
 # Sum and number of what was measured since the last line of metrics, by tag.
 Window = dict[str, tuple[float, int]]
 
@@ -106,10 +111,12 @@ def train(
     keep_best: int = 1,
     inspect: Callable[[Mapping[str, float]], Shown] | None = None,
     inspect_every: int = 1,
+    group: Group | None = None,
 ) -> Outcome:
     """Train to a number of iterations, starting or continuing the run in a folder.
 
     SIGINT (Ctrl-C) and SIGTERM finish the current iteration, save, and return; another SIGINT raises KeyboardInterrupt.
+    If any rank gets such a signal, all return after the same iteration.
 
     Args:
         experiment: what to train, freshly built from its configuration; on resume its state is loaded here.
@@ -129,6 +136,7 @@ def train(
         inspect: looks at the experiment as it is, given the metrics of the iteration: further metrics, and what
             TensorBoard shows. Like an iteration it must depend on nothing but the experiment's state.
         inspect_every: inspect after every so many iterations.
+        group: the processes that share the experiment; by default this one alone.
 
     Returns:
         How far the run has come, and whether a signal stopped it.
@@ -138,6 +146,7 @@ def train(
         RunMissingError: the run is resumed, and the folder holds none.
         RunLockedError: another process is training into the folder.
         CheckpointError: a checkpoint could not be written, or the one to resume from is damaged.
+        RankError: other ranks cannot be reached, or came to another state.
         ValueError: a count is not positive, or a tag is not among the metrics.
     """
     for name, count in (
@@ -150,24 +159,32 @@ def train(
     ):
         if count < 1:
             raise ValueError(f"{name} must be 1 or more, got {count}")
-    directory = Path(directory)
+    directory, group = Path(directory), group or Group()
     config_json = json.dumps(config, indent=2, default=_refuse) + "\n"
-    with _claimed(directory, resume):
-        if not resume:
+    with contextlib.ExitStack() as held:
+        group.from_first(lambda: held.enter_context(_claimed(directory, resume)))
+        if group.first and not resume:
             checkpoint.write_atomically(directory / CONFIG_FILE, config_json.encode())
-        start, ranking, window = _restore(experiment, directory, checkpoint_every) if resume else (0, [], {})
+        state = group.from_first(lambda: _stored(directory, checkpoint_every) if resume else NOTHING_DONE)
+        start, ranking, window = state["iteration"], state["ranking"], state["window"]
+        if start:
+            experiment.load_state_dict(state["experiment"])
         if start >= iterations:
-            tqdm.write(f"{directory} already has {start} iterations; to go on, raise --iterations", sys.stderr)
+            if group.first:
+                tqdm.write(f"{directory} already has {start} iterations; to go on, raise --iterations", sys.stderr)
             return Outcome(start, start, _best(ranking), None)
 
         def keep(path: Path) -> None:
-            content = {"iteration": iteration, "config": dict(config), "ranking": ranking, "window": window}
-            checkpoint.save(path, content | {"experiment": experiment.state_dict()})
+            if group.first:
+                content = {"iteration": iteration, "config": dict(config), "ranking": ranking, "window": window}
+                checkpoint.save(path, content | {"experiment": experiment.state_dict()})
 
-        log = MetricsLog(directory, resume_from=start if resume else None)
-        if not resume:
-            log.describe(config.get("options", {}), validation_key)
-        with log, _StopRequest() as stop, _progress_bar(start, iterations) as bar:
+        log = MetricsLog(directory, resume_from=start if resume else None) if group.first else None
+        if log is not None:
+            held.enter_context(log)
+            if not resume:
+                log.describe(config.get("options", {}), validation_key)
+        with _StopRequest() as stop, _progress_bar(start, iterations, group.first) as bar:
             for iteration in range(start + 1, iterations + 1):
                 last = iteration == iterations
                 improved = False
@@ -187,19 +204,26 @@ def train(
                         improved = bool(ranking) and ranking[0]["iteration"] == iteration
                     line = {**metrics, **validation}
                     found = inspect(line) if inspect is not None and inspecting else Shown({}, {}, {})
-                    log.write(iteration, {**line, **found.metrics})
-                    log.show(iteration, found)
-                stopping = stop.signum is not None
+                    if log is not None:
+                        log.write(iteration, {**line, **found.metrics})
+                        log.show(iteration, found)
+                # The ranks agree on whether to stop, for each gets a signal at a moment of its own.
+                signum = group.largest(stop.signum or 0) or None
+                stopping = signum is not None
                 if improved:
                     keep(directory / BEST_FILE)
-                if validating and keep_best > 1:
+                if validating and keep_best > 1 and group.first:
                     _keep_ranked(directory, ranking, iteration, keep)
                 if last or stopping or iteration % checkpoint_every == 0:
+                    if group.size > 1:
+                        group.check_alike(
+                            checkpoint.digest(experiment.state_dict()), f"the state after iteration {iteration}"
+                        )
                     keep(directory / CHECKPOINT_FILE)
                 bar.update()
                 if stopping:
                     break
-    return Outcome(start, iteration, _best(ranking), stop.signum)
+    return Outcome(start, iteration, _best(ranking), signum)
 
 
 def ranked_file(directory: Path, iteration: int) -> Path:
@@ -240,8 +264,8 @@ def _means(window: Window) -> dict[str, float]:
     return {tag: total / number for tag, (total, number) in window.items()}
 
 
-def _restore(experiment: Experiment, directory: Path, checkpoint_every: int) -> tuple[int, Ranking, Window]:
-    """Iterations done, the best so far, and what is not logged yet. A run without a checkpoint yet starts again."""
+def _stored(directory: Path, checkpoint_every: int) -> dict[str, Any]:
+    """What the checkpoint of a run holds. A run without one yet starts again."""
     path = directory / CHECKPOINT_FILE
     if not path.exists():
         lines = read(directory) if (directory / METRICS_FILE).exists() else []
@@ -252,12 +276,11 @@ def _restore(experiment: Experiment, directory: Path, checkpoint_every: int) -> 
                 "to it to go on from the best iteration"
             )
         tqdm.write(f"{directory} has no {CHECKPOINT_FILE} yet; starting its run from the beginning", sys.stderr)
-        return 0, [], {}
+        return NOTHING_DONE
     state = checkpoint.load(path)
     if "ranking" not in state:
         raise checkpoint.CheckpointError(f"{path} is of an earlier version of metarl_l2f; resume it with that version")
-    experiment.load_state_dict(state["experiment"])
-    return state["iteration"], state["ranking"], state["window"]
+    return state
 
 
 def _entry(metrics: Mapping[str, float], key: str, source: str) -> float:
@@ -302,9 +325,16 @@ def _contents(directory: Path) -> list[str]:
     return [name for name in RUN_FILES if (directory / name).exists()]
 
 
-def _progress_bar(start: int, iterations: int) -> tqdm:
+def _progress_bar(start: int, iterations: int, shown: bool) -> tqdm:
     interval = TERMINAL_INTERVAL if sys.stderr.isatty() else FILE_INTERVAL
-    return tqdm(initial=start, total=iterations, mininterval=interval, maxinterval=interval, dynamic_ncols=True)
+    return tqdm(
+        initial=start,
+        total=iterations,
+        mininterval=interval,
+        maxinterval=interval,
+        dynamic_ncols=True,
+        disable=not shown,
+    )
 
 
 class _StopRequest:

@@ -1,0 +1,321 @@
+"""Ranks compute what one process does, agree on when to stop, and say so when they lose each other."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from metarl_l2f.core import Attenuation, InnerLoop
+from metarl_l2f.diagnostics import degree_of_conflict
+from metarl_l2f.launchers import run
+from metarl_l2f.launchers.navigation import Navigation
+from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings, PolicyNetwork
+from metarl_l2f.rl.trpo import TrustRegion
+from metarl_l2f.shards import Share
+from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem
+from metarl_l2f.training.group import Group, RankError, join
+from metarl_l2f.training.loop import train
+
+# A server that has imported torch forks ranks at once, instead of each of them importing it anew.
+RANKS = multiprocessing.get_context("forkserver")
+RANKS.set_forkserver_preload(["metarl_l2f.rl.experiment", "metarl_l2f.supervised.experiment"])
+ITERATIONS = 5
+
+
+class Plane(gymnasium.Env):
+    """Walk towards a point; in float64 all the way, as navigation is not."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-0.1, 0.1, (2,), np.float64)
+
+    def sample_tasks(self, number, generator):
+        return generator.uniform(-0.5, 0.5, (number, 2))
+
+    def reset(self, *, seed=None, options=None):
+        self.position, self.goal = np.zeros(2), options["task"]
+        return self.position, {}
+
+    def step(self, action):
+        self.position = self.position + np.clip(action, -0.1, 0.1)
+        return self.position, -np.square(self.position - self.goal).sum(), False, False, {}
+
+
+class Fake(Group):
+    """One of several ranks, whose sums and gatherings with the others are known beforehand."""
+
+    def __init__(self, rank, size, others=()):
+        self.rank, self.size, self.others = rank, size, list(others)
+
+    def sum(self, values):
+        return values + sum(self.others)
+
+    def gather(self, value):
+        return [*self.others[: self.rank], value, *self.others[self.rank :]]
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def one_of(size, rank, port):
+    return {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def meta_rl(group, dtype):
+    """Seven tasks in shards of two; L2F with all that it has to sum over ranks."""
+    settings = MetaRLSettings(
+        tasks_per_batch=7,
+        episodes_per_task=3,
+        horizon=5,
+        policy=PolicyNetwork((8,), "tanh", 0.5),
+        attenuation=Attenuation(initial_gamma=0.9),
+        inner=InnerLoop(learn_inner_lr=True),
+        region=TrustRegion(fisher_fraction=1.0),
+    )
+    env = Plane if dtype == torch.float64 else "metarl_l2f/Navigation2D-v0"
+    return MetaRL(env, settings, {} if env is Plane else {"horizon": 5}, group=group, tasks_per_shard=2)
+
+
+def supervised(group, dtype):
+    curves = Curves()
+    problem = SinusoidProblem(curves, curves, 5, 5, (8,))
+    settings = SupervisedSettings(tasks_per_batch=7, validation_tasks=5, diagnostics_every=2)
+    return MetaSupervised(problem, settings, group=group)
+
+
+def trained(build, group, dtype):
+    """Metrics without times, and the parameters, after some iterations and a validation."""
+    experiment = build(group, dtype)
+    lines = [experiment.iterate(number) for number in range(1, ITERATIONS + 1)]
+    lines.append(experiment.validate(ITERATIONS))
+    experiment.close()
+    metrics = [{tag: value for tag, value in line.items() if not tag.startswith("time/")} for line in lines]
+    return metrics, parameters_to_vector(experiment.learner.parameters()).detach().numpy()
+
+
+def rank_of(build, dtype, size, rank, port, answers):
+    torch.set_num_threads(1)
+    torch.set_default_dtype(dtype)
+    os.environ |= one_of(size, rank, port)
+    with join(60.0) as group:
+        answers.put((rank, trained(build, group, dtype)))
+
+
+def by_ranks(build, dtype, size):
+    """What `size` ranks come to, each: (metrics, parameters), in the order of ranks."""
+    port, answers = free_port(), RANKS.Queue()
+    ranks = [RANKS.Process(target=rank_of, args=(build, dtype, size, rank, port, answers)) for rank in range(size)]
+    for process in ranks:
+        process.start()
+    found = dict(answers.get(timeout=120) for _ in ranks)
+    for process in ranks:
+        process.join()
+    return [found[rank] for rank in range(size)]
+
+
+@pytest.mark.parametrize(
+    ("build", "dtype", "sizes", "tolerance"),
+    [
+        (meta_rl, torch.float32, (2, 3, 4), 1e-5),
+        (meta_rl, torch.float64, (3,), 1e-10),
+        (supervised, torch.float32, (2, 3), 1e-5),
+    ],
+)
+def test_any_number_of_ranks_gives_the_answer_of_one_process(build, dtype, sizes, tolerance):
+    torch.set_default_dtype(dtype)
+    try:
+        metrics, parameters = trained(build, None, dtype)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for size in sizes:
+        ranks = by_ranks(build, dtype, size)
+        for found_metrics, found in ranks:
+            np.testing.assert_array_equal(found, ranks[0][1])  # in lockstep to the last bit
+            np.testing.assert_allclose(found, parameters, rtol=0, atol=tolerance)
+            for line, expected in zip(found_metrics, metrics, strict=True):
+                assert line == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+# ---- shares -----------------------------------------------------------------------------------------------------
+
+
+def test_shares_are_whole_shards_that_cover_all_tasks_once():
+    # 7 tasks in shards of 2 are 2 + 2 + 2 + 1; three ranks take two, one and one shards.
+    shares = [Share(7, Fake(rank, 3), unit=2) for rank in range(3)]
+    assert [share.rows for share in shares] == [slice(0, 4), slice(4, 6), slice(6, 7)]
+    assert all(share.counted == [True] * 3 for share in shares)
+
+
+def test_a_rank_without_a_shard_repeats_the_last_one_which_does_not_count():
+    idle = Share(2, Fake(2, 3, [torch.tensor([1.0]), torch.tensor([10.0])]))
+    assert idle.rows == slice(1, 2) and idle.counted == [True, True, False]
+    assert idle.sum(torch.tensor([100.0])) == torch.tensor([11.0])
+    assert idle.gather(torch.tensor([100.0])).tolist() == [1.0, 10.0]
+
+
+def test_means_weigh_each_rank_by_its_tasks():
+    # Two of three tasks here, of mean 3; one elsewhere, of 9: its third of the mean arrives. (3 + 3 + 9) / 3 = 5.
+    share = Share(3, Fake(0, 2, [torch.tensor([9.0 / 3, 0.0])]))
+    mean, other = share.mean((torch.tensor(3.0), torch.tensor(0.0)))
+    assert float(mean) == pytest.approx(5.0) and float(other) == 0.0
+
+
+def test_sums_of_a_tree_travel_as_one_message_and_keep_shapes_and_types():
+    share = Share(2, Fake(0, 2, [torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)]))
+    found = share.sum({"a": torch.tensor([[10.0, 20.0]]), "b": torch.tensor(30.0, dtype=torch.float64)})
+    assert found["a"].tolist() == [[11.0, 22.0]] and found["a"].dtype == torch.float32
+    assert float(found["b"]) == 33.0 and found["b"].dtype == torch.float64
+
+
+def test_conflict_with_tasks_elsewhere_is_that_of_all_tasks_together():
+    gradients = {"w": torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 2.0]])}
+    here = {"w": gradients["w"][:2]}
+
+    def with_the_third(tree):
+        if isinstance(tree, dict):  # Σ of gradients
+            return {"w": tree["w"] + gradients["w"][2:].double()}
+        angles, number = tree
+        third = torch.arccos(torch.tensor(8 / np.sqrt(5 * 13)))  # (1, 2) · (2, 3) / (√5 √13)
+        return {layer: total + third for layer, total in angles.items()}, number + 1
+
+    assert degree_of_conflict(here, with_the_third) == pytest.approx(degree_of_conflict(gradients), abs=1e-6)
+
+
+@pytest.mark.parametrize(("number", "unit"), [(0, 1), (3, 0)])
+def test_a_share_of_nothing_is_refused(number, unit):
+    with pytest.raises(ValueError, match=r"must be 1 or more, got"):
+        Share(number, unit=unit)
+
+
+# ---- the group --------------------------------------------------------------------------------------------------
+
+
+def test_without_torchrun_a_process_is_alone_and_nothing_is_imported():
+    code = (
+        "import sys; from metarl_l2f.launchers import navigation; from metarl_l2f.training.group import join;"
+        "group = join(1.0); assert type(group).__name__ == 'Group' and group.first;"
+        "assert 'metarl_l2f.training.distributed' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_rank_that_cannot_reach_the_others_says_so_within_its_time_out(monkeypatch):
+    for name, value in one_of(2, 1, free_port()).items():  # rank 0, which would answer, is not there
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        RankError, match=r"rank 1 of 2, on .*, lost the others after .* s while they met \(it waits 1 s"
+    ):
+        join(1.0)
+
+
+def test_the_time_out_must_be_positive():
+    with pytest.raises(ValueError, match="rank_timeout must be a positive number of seconds, got 0"):
+        join(0.0)
+
+
+def test_ranks_in_different_states_are_told_apart():
+    Fake(0, 2, ["same"]).check_alike("same", "the state")
+    with pytest.raises(RankError, match="the state of rank 0 differs from that of rank 1"):
+        Fake(0, 2, ["other"]).check_alike("same", "the state")
+
+
+# ---- the loop and the launchers ---------------------------------------------------------------------------------
+
+
+class Counter:
+    """An experiment that counts its iterations."""
+
+    def __init__(self):
+        self.count = 0
+
+    def iterate(self, iteration):
+        self.count = iteration
+        return {"score": 1.0}
+
+    def validate(self, iteration):
+        return {"validation/score": 1.0}
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+class Second(Group):
+    """Rank 1 of two, as `train` sees it; rank 0 has a state, or got a signal."""
+
+    rank, size = 1, 2
+
+    def __init__(self, signum=0, answers=()):
+        self.signum, self.answers = signum, list(answers)
+
+    def largest(self, number):
+        return max(number, self.signum)
+
+    def gather(self, value):
+        return [value, value]
+
+    def from_first(self, make):
+        return self.answers.pop(0)
+
+
+def trained_by(group, folder, resume=False):
+    experiment = Counter()
+    arguments = {"validate_every": 1, "validation_key": "validation/score", "progress_key": "score"}
+    outcome = train(experiment, folder, iterations=5, config={}, resume=resume, group=group, **arguments)
+    return experiment, outcome
+
+
+def test_another_rank_than_the_first_writes_nothing_and_takes_its_state_from_it(tmp_path):
+    stored = {"iteration": 3, "ranking": [], "window": {}, "experiment": {"count": 3}}
+    experiment, outcome = trained_by(Second(answers=[None, stored]), tmp_path / "run", resume=True)
+    assert (outcome.start, outcome.iteration, experiment.count) == (3, 5, 5)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_iteration(tmp_path):
+    nothing = {"iteration": 0, "ranking": [], "window": {}}
+    _, outcome = trained_by(Second(signal.SIGTERM, [None, nothing]), tmp_path)
+    assert (outcome.iteration, outcome.interrupted) == (1, signal.SIGTERM)
+
+
+class Started(Group):
+    """Alone, but started by torchrun."""
+
+    restarts = 1
+
+
+def test_a_group_that_is_started_again_continues_its_own_run_and_no_other(tmp_path):
+    options = dataclasses.replace(Navigation(), log_dir=tmp_path, iterations=7)
+    config = run.to_json(dataclasses.replace(options, iterations=5))
+    (tmp_path / "config.json").write_text(run.json.dumps({"launcher": "navigation", "options": config}))
+    again, folder = run.placed(options, Started(), "navigation", "l2f", 1)
+    assert folder == tmp_path and again.resume == tmp_path  # iterations may differ
+    by_hand, _ = run.placed(options, Group(), "navigation", "l2f", 1)
+    other, _ = run.placed(dataclasses.replace(options, squared=True), Started(), "navigation", "l2f", 1)
+    assert by_hand.resume is None and other.resume is None
+
+
+def test_a_group_that_may_be_started_again_needs_a_folder_with_a_name(monkeypatch):
+    monkeypatch.setattr(run, "join", lambda timeout: Started())
+    with pytest.raises(ValueError, match="name its folder with --log-dir"), run.joined(Navigation()):
+        pass
+
+
+def test_each_rank_takes_its_part_of_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert run.own_cores() == 2
