@@ -80,8 +80,8 @@ class RunOptions:
 
 
 def fail(message: object) -> int:
-    """Print one clear error; returns the exit status."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print one clear error, with the notes that an exception carries; returns the exit status."""
+    print("; ".join([f"error: {message}", *getattr(message, "__notes__", [])]), file=sys.stderr)
     return 2
 
 

@@ -61,7 +61,7 @@ def described_by(key: str, patterns: set[str]) -> list[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with everything on that adds keys."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    flags = "--iterations 1 --tasks-per-batch 2 --episodes-per-task 2 --horizon 4 --hidden-sizes 3 --inner-steps 2 "
+    flags = "--iterations 2 --tasks-per-batch 2 --episodes-per-task 2 --horizon 4 --hidden-sizes 3 --inner-steps 2 "
     flags += "--learn-inner-lr --inspect-every 1 --evaluation-tasks 2 --evaluation-steps 1 --threads 1 --log-dir"
     assert navigation.main([*flags.split(), str(folder)]) == 0
     return folder
