@@ -17,7 +17,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 TESTS = {
     "core.py": ("test_core.py", "test_meta_trpo.py", "test_supervised.py"),
-    "rl/trpo.py": ("test_trpo.py", "test_meta_trpo.py"),
+    "rl/trpo.py": ("test_trpo.py", "test_meta_trpo.py", "faults/test_trust_region.py"),
     "rl/episodes.py": ("test_episodes.py", "test_meta_trpo.py"),
 }
 """Which tests are asked, in this order, until one fails."""
@@ -59,6 +59,15 @@ MUTATIONS = [
     Mutation("core.py", "output = self.free.clone()", "output = self.free.detach()"),
     Mutation("core.py", "gamma, delta = output.chunk(2)", "delta, gamma = output.chunk(2)"),
     Mutation("core.py", "embedding = prototype", "embedding = torch.zeros_like(prototype)"),
+    Mutation("core.py", "if step < trained else", "if step < trained - 1 else"),
+    Mutation("core.py", "in enumerate(losses)", "in enumerate(losses[:-1])"),
+    Mutation("core.py", "used + torch.arange(rows)", "torch.arange(rows)"),
+    Mutation("core.py", "used + torch.arange(shape.numel())", "torch.arange(shape.numel())"),
+    Mutation("rl/trpo.py", "direction @ (gradient - remainder)", "direction @ gradient"),
+    Mutation("rl/trpo.py", "in range(region.backtracks)", "in range(region.backtracks - 1)"),
+    Mutation("rl/trpo.py", "math.isfinite(surrogate) and math.isfinite(kl) and surrogate", "surrogate"),
+    Mutation("rl/trpo.py", "not (gradient.isfinite().all() and math.isfinite(surrogate_before))", "False"),
+    Mutation("rl/trpo.py", "and math.isfinite(curvature) and curvature > 0", "and math.isfinite(curvature)"),
     Mutation("rl/trpo.py", "squared / (direction @ image)", "squared / (direction @ direction)"),
     Mutation("rl/trpo.py", "residual - length * image", "residual + length * image"),
     Mutation("rl/trpo.py", "residual + (following / squared) * direction", "residual"),
@@ -74,6 +83,9 @@ MUTATIONS = [
     Mutation("rl/trpo.py", "if not gradient.any()", "if gradient.any()"),
     Mutation("rl/episodes.py", "rewards[..., t] + discount * later", "rewards[..., t] + later"),
     Mutation("rl/episodes.py", "in reversed(range(rewards.shape[-1]))", "in range(rewards.shape[-1])"),
+    Mutation("rl/episodes.py", "range(rewards.shape[-1])", "range(rewards.shape[-1] - 1)"),
+    Mutation("rl/episodes.py", "[values[..., 1:], torch.zeros_like(values[..., :1])]", "[values]"),
+    Mutation("rl/episodes.py", "rewards + discount * following - values", "rewards + discount * following + values"),
     Mutation("rl/episodes.py", "rewards + discount * following - values", "rewards + following - values"),
     Mutation("rl/episodes.py", "rewards + discount * following - values", "rewards + discount * following"),
     Mutation("rl/episodes.py", "discount * gae_lambda)", "gae_lambda)"),
