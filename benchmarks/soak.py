@@ -161,7 +161,7 @@ def main() -> None:
     rows = []
     begin = time.monotonic()
     size = ["--tasks-per-batch", str(options.tasks), "--episodes-per-task", str(options.episodes), "--horizon", "100"]
-    flags = [*size, "--inspect-every", "10"]
+    flags = [*size, "--inspect-every", "50"]
     for launcher, iterations in (("navigation.py", options.navigation), ("cheetah_vel.py", options.cheetah)):
         if not iterations:
             continue
