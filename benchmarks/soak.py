@@ -50,7 +50,7 @@ class Options:
     cycles: int = 20
     """Times that every kind of environment is made, stepped and closed."""
     out: Path | None = None
-    """Folder for soak.json and memory.csv, if anywhere."""
+    """Where to write the json, if anywhere; what was seen of the runs goes beside it, as .csv."""
 
 
 class Held(NamedTuple):
@@ -183,15 +183,15 @@ def main() -> None:
     grown = {name: leaked(make, options.cycles) for name, make in kinds().items()} if options.cycles else {}
     for name, what in grown.items():
         print(f"{name:<40}", *(f"{field} {value:+.4g}" for field, value in what._asdict().items()), flush=True)
-    record["cycles"] = {"number": options.cycles, "grown": {name: what._asdict() for name, what in grown.items()}}
+    if grown:
+        record["cycles"] = {"number": options.cycles, "grown": {name: what._asdict() for name, what in grown.items()}}
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         context = {"cores": os.cpu_count(), "wall_s": round(time.monotonic() - begin)}
-        (options.out / "soak.json").write_text(
-            json.dumps({"figures": record} | context | provenance(), indent=1) + "\n"
-        )
-        with open(options.out / "memory.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("launcher", "seen", *Held._fields), *rows])
+        options.out.write_text(json.dumps({"figures": record} | context | provenance(), indent=1) + "\n")
+        if rows:
+            with open(options.out.with_suffix(".csv"), "w", newline="") as file:
+                csv.writer(file).writerows([("launcher", "seen", *Held._fields), *rows])
 
 
 if __name__ == "__main__":

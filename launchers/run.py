@@ -73,6 +73,15 @@ class RunOptions:
         ),
     )
 
+    def __post_init__(self) -> None:
+        self.check_at_least(evaluation_tasks=0, evaluation_steps=0)
+
+    def check_at_least(self, **least: int) -> None:
+        """Refuse options below the numbers given for them."""
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be {smallest} or more, got {getattr(self, name)}")
+
     def folder(self, name: str, method: str, seed: int) -> Path:
         """Where the run goes, for a launcher's name."""
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -126,11 +135,14 @@ def read_config(run: Path) -> dict[str, Any]:
     """
     path = Path(run) / CONFIG_FILE
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{run} holds no run: there is no {path}; give the folder that a launcher wrote") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}); restore it, or start a new run") from error
+    if not isinstance(content, dict) or not isinstance(content.get("options"), dict):
+        raise ValueError(f"{path} is not a run's configuration: it has no options; restore it, or start a new run")
+    return content
 
 
 def checkpoint_of(run: Path, checkpoint: str) -> Path:
