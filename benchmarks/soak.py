@@ -64,7 +64,7 @@ class Held(NamedTuple):
     processes: int
     """Children."""
     shared: int
-    """Entries of /dev/shm, whoever made them."""
+    """Pieces of shared memory mapped."""
 
 
 def held(process: int | str = "self") -> Held:
@@ -78,7 +78,7 @@ def held(process: int | str = "self") -> Held:
     tasks = list((home / "task").iterdir())
     children = sum(len((task / "children").read_text().split()) for task in tasks)
     files = len(os.listdir(home / "fd"))
-    shared = len(os.listdir("/dev/shm"))
+    shared = sum("/dev/shm/" in line or "/SYSV" in line for line in (home / "maps").read_text().splitlines())
     return Held(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(tasks), files, children, shared)
 
 

@@ -26,7 +26,7 @@ from metarl_l2f.diagnostic_figures import by_layer
 from metarl_l2f.diagnostics import Inspection
 from metarl_l2f.figures import gamma_heatmap
 from metarl_l2f.report import write_report
-from metarl_l2f.training.checkpoint import CheckpointError
+from metarl_l2f.training.checkpoint import CheckpointError, writing
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, provenance, to_json
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, train
@@ -252,7 +252,8 @@ def train_and_report(
         )
         return 128 + outcome.interrupted
     print(f"iteration {outcome.iteration} done, {time.monotonic() - begin:.0f} s")
-    report()
-    write_report(folder, question_of(options))
+    with writing(folder):
+        report()
+        write_report(folder, question_of(options))
     print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jph][snt][ogm]*"))))
     return 0

@@ -26,8 +26,8 @@ METRICS = ROOT / "docs" / "metrics.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = [path for folder in ("launchers", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))]
 
-OTHER_PROGRAMS_FLAGS = {"--logdir"}
-"""Flags in the documentation that belong to programs which are not ours: TensorBoard's."""
+OTHER_PROGRAMS_FLAGS = {"--logdir", "--figures"}
+"""Flags in the documentation that belong to programs which are not ours: TensorBoard's; pytest's, from conftest.py."""
 
 
 # --- What docs/metrics.md promises ---

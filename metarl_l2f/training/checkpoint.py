@@ -133,12 +133,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Have an OSError inside name the file, for one that comes of writing does not know it, and say what to do."""
+    """Have an OSError inside name the file, which one that comes of writing may not know, and say what to do."""
     try:
         yield
     except OSError as error:
         advice = "make room, make it writable, or choose another --log-dir; what was begun continues with --resume"
-        raise OSError(error.errno, f"{error.strerror or error} ({advice})", str(path)) from error
+        raise OSError(error.errno, f"{error.strerror or error} ({advice})", str(error.filename or path)) from error
 
 
 def _sync_folder(folder: Path) -> None:

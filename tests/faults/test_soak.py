@@ -23,8 +23,8 @@ TINY = ["--tasks-per-batch", "2", "--episodes-per-task", "2", "--horizon", "5", 
 def test_closed_environments_leave_nothing_behind(kind, amount, record_property):
     cycles = amount(2, 20)
     grown = soak.leaked(soak.kinds()[kind], cycles)
-    assert (grown.threads, grown.files, grown.processes) == (0, 0, 0)
-    record_property(f"soak/cycles of {kind}, no thread, file or process left", cycles)
+    assert (grown.threads, grown.files, grown.processes, grown.shared) == (0, 0, 0, 0)
+    record_property(f"soak/cycles of {kind}, nothing left", cycles)
 
 
 def test_a_leak_would_be_noticed():
