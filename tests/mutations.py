@@ -67,7 +67,6 @@ MUTATIONS = [
     Mutation("core.py", "if step < trained else", "if step < trained - 1 else"),
     Mutation("core.py", "in enumerate(losses)", "in enumerate(losses[:-1])"),
     Mutation("core.py", "used + torch.arange(sizes.numel())", "torch.arange(sizes.numel())"),
-    Mutation("rl/trpo.py", "direction @ (gradient - remainder)", "direction @ gradient"),
     Mutation("rl/trpo.py", "in range(region.backtracks)", "in range(region.backtracks - 1)"),
     Mutation("rl/trpo.py", "math.isfinite(surrogate) and math.isfinite(kl) and surrogate", "surrogate"),
     Mutation("rl/trpo.py", "not (gradient.isfinite().all() and math.isfinite(surrogate_before))", "False"),

@@ -15,6 +15,8 @@ TINY = [
     *("--validate-every", "2", "--evaluation-tasks", "0", "--inspect-every", "0", "--threads", "1"),
 ]
 
+PATIENCE = 900  # Seconds after which a process hangs, however busy the machine is.
+
 # A server that forks ready processes makes one in a tenth of the time that importing torch takes.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["metarl_l2f.launchers.navigation", "pytest"])
@@ -49,6 +51,15 @@ def launched(arguments: list[str], before: Any = None) -> Any:
     process = PROCESSES.Process(target=launch, args=(arguments, before))
     process.start()
     return process
+
+
+def ended(process: Any) -> int:
+    """A process's exit status once it has ended; one that hangs fails the test, not the machine that runs it."""
+    process.join(PATIENCE)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"a run did not end in {PATIENCE} s")
+    return process.exitcode
 
 
 def left_by(folder: Path) -> dict[str, Any]:

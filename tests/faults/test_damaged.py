@@ -7,16 +7,14 @@ import pytest
 
 from metarl_l2f.training import CheckpointError, checkpoint
 
-from .runs import continuing, launched, left_by, starting
+from .runs import continuing, ended, launched, left_by, starting
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of four iterations."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    process = launched(starting(folder, 4))
-    process.join()
-    assert process.exitcode == 0
+    assert ended(launched(starting(folder, 4))) == 0
     return folder
 
 
@@ -66,9 +64,7 @@ def test_a_run_with_a_damaged_checkpoint_resumes_from_the_one_before(run, tmp_pa
         shutil.copytree(run, folder)
         path = folder / "checkpoint.pt"
         path.write_bytes(damaged(path.read_bytes(), dice))
-        process = launched(continuing(folder))
-        process.join()
-        assert process.exitcode == 0
+        assert ended(launched(continuing(folder))) == 0
         assert left_by(folder) == left_by(run)
     record_property("damaged/runs resumed, all equal to the unbroken one", number)
 
@@ -79,7 +75,5 @@ def test_a_run_whose_checkpoints_are_both_damaged_is_refused_and_left_alone(run,
     for name in ("checkpoint.pt", "previous.pt"):
         (folder / name).write_bytes((folder / name).read_bytes()[:-1])
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    process = launched(continuing(folder))
-    process.join()
-    assert process.exitcode == 2
+    assert ended(launched(continuing(folder))) == 2
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

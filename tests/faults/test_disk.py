@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .runs import left_by, starting
+from .runs import PATIENCE, left_by, starting
 
 HERE = Path(__file__).parent
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -63,7 +63,7 @@ def namespace():
 
 def python(namespace, script, *arguments):
     command = [*namespace, sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from .runs import continuing, launched, left_by, starting
+from .runs import continuing, ended, launched, left_by, starting
 
 ITERATIONS = 6
 
@@ -17,11 +17,9 @@ ITERATIONS = 6
 def unbroken(tmp_path_factory):
     """What an undisturbed run leaves, and the seconds that it takes."""
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    launched(starting(folder, 1)).join()  # Starts the server.
+    assert ended(launched(starting(folder, 1))) == 0  # Starts the server.
     begin = time.monotonic()
-    process = launched(starting(folder.with_name("timed"), ITERATIONS))
-    process.join()
-    assert process.exitcode == 0
+    assert ended(launched(starting(folder.with_name("timed"), ITERATIONS))) == 0
     return left_by(folder.with_name("timed")), time.monotonic() - begin
 
 
@@ -56,9 +54,9 @@ def killed(folder, seconds, moments):
         process = launched(arguments)
         time.sleep(moments.uniform(0, seconds))
         process.kill()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode == -signal.SIGKILL
+    status = ended(process)
+    assert status in (0, -signal.SIGKILL)
+    return status == -signal.SIGKILL
 
 
 def test_a_run_killed_at_random_moments_and_resumed_is_the_unbroken_one(tmp_path, unbroken, amount, record_property):
@@ -73,9 +71,7 @@ def test_a_run_killed_at_random_moments_and_resumed_is_the_unbroken_one(tmp_path
             saving += bool(list(folder.glob("*.tmp")))
             if moments.random() < 0.5:
                 break
-        process = launched(whichever(folder))
-        process.join()
-        assert process.exitcode == 0
+        assert ended(launched(whichever(folder))) == 0
         assert left_by(folder) == expected, f"killed {kills} times in all, run {runs}"
         assert not list(folder.glob("*.tmp"))
     assert saving > 0

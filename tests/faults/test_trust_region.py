@@ -138,9 +138,11 @@ def test_a_step_is_finite_and_within_its_bound_or_no_step_at_all(gradient, curva
     step, log = trust_region_step(vector, lambda v: curvature * v, evaluate, before, region)
     assert step.isfinite().all()
     if log.accepted:
+        assert all(map(math.isfinite, (before, log.surrogate_after, log.kl)))
         assert log.surrogate_after < before and log.kl <= region.max_kl and not log.reason
     else:
         assert not step.any() and log.reason
+        assert next(tried) == log.backtracks  # As many as it says were tried.
 
 
 @settings(max_examples=100)
