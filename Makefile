@@ -12,7 +12,7 @@ LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid image-c
   figures play viewer
 
 .DEFAULT_GOAL := help
-.PHONY: help install $(LAUNCHERS) images test test-mutations lint types format clean
+.PHONY: help install $(LAUNCHERS) images test test-faults coverage test-mutations lint types format clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [ARGS="..."]   (ARGS go to the launcher, or to pytest; PYTHON=... chooses the interpreter)'
@@ -41,6 +41,12 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 # One process: each further one imports PyTorch anew. On many cores, ARGS="-n auto" spreads the tests over them.
 test: lint types ## check style and types, then run the tests
 	$(BIN)/pytest --quiet $(ARGS)
+
+test-faults: $(INSTALLED) ## the fault suites in full, with their figures, some minutes: kills, damage, full disks, hostile files
+	$(BIN)/pytest --quiet --thorough tests/faults $(ARGS)
+
+coverage: $(INSTALLED) ## which lines of metarl_l2f and envs the tests run
+	$(BIN)/pytest --quiet --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-mutations: $(INSTALLED) ## break the core's equations on purpose, and see that a test fails each time
 	$(BIN)/python tests/mutations.py

@@ -117,7 +117,7 @@ class Navigation(Domain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (np.isfinite(self.goal_range) and self.goal_range > 0):
+        if not 0 < self.goal_range <= np.finfo(self.dtype).max:
             raise ValueError(f"goal_range must be positive and finite, got {self.goal_range}; the papers use 0.5")
 
     @property

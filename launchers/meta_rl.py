@@ -33,7 +33,7 @@ from metarl_l2f.shards import TASKS_PER_SHARD
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.group import Group
-from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE
+from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, newest
 from metarl_l2f.training.metrics import Shown
 
 USER_ERRORS: tuple[type[Exception], ...] = (*run.USER_ERRORS, WorkerError)
@@ -167,7 +167,7 @@ def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
     )
     config = {"environment": {"id": env, "arguments": arguments}}
     if group.first and options.resume is not None and (folder / CHECKPOINT_FILE).exists():
-        read_state(folder / CHECKPOINT_FILE, "environment", config["environment"])
+        read_state(newest(folder), "environment", config["environment"])
     print(f"{settings.method.upper()} on {env}, seed {settings.seed}; writing to {folder}")
     score = f"return/step_{settings.inner.inner_steps}"
     try:

@@ -27,7 +27,7 @@ from metarl_l2f.diagnostic_figures import by_layer
 from metarl_l2f.diagnostics import Inspection
 from metarl_l2f.figures import gamma_heatmap
 from metarl_l2f.report import write_report
-from metarl_l2f.training.checkpoint import CheckpointError
+from metarl_l2f.training.checkpoint import CheckpointError, writing
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, provenance, to_json
 from metarl_l2f.training.group import Group, RankError, join
@@ -83,6 +83,15 @@ class RunOptions:
         ),
     )
 
+    def __post_init__(self) -> None:
+        self.check_at_least(evaluation_tasks=0, evaluation_steps=0)
+
+    def check_at_least(self, **least: int) -> None:
+        """Refuse options below the numbers given for them."""
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be {smallest} or more, got {getattr(self, name)}")
+
     def folder(self, name: str, method: str, seed: int) -> Path:
         """Where the run goes, for a launcher's name."""
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -90,8 +99,8 @@ class RunOptions:
 
 
 def fail(message: object) -> int:
-    """Print one clear error; returns the exit status."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print one clear error, with the notes that an exception carries; returns the exit status."""
+    print("; ".join([f"error: {message}", *getattr(message, "__notes__", [])]), file=sys.stderr)
     return 2
 
 
@@ -139,11 +148,14 @@ def read_config(run: Path) -> dict[str, Any]:
     """
     path = Path(run) / CONFIG_FILE
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{run} holds no run: there is no {path}; give the folder that a launcher wrote") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}); restore it, or start a new run") from error
+    if not isinstance(content, dict) or not isinstance(content.get("options"), dict):
+        raise ValueError(f"{path} is not a run's configuration: it has no options; restore it, or start a new run")
+    return content
 
 
 def checkpoint_of(run: Path, checkpoint: str) -> Path:
@@ -297,7 +309,8 @@ def train_and_report(
     if not group.first:
         return 0
     print(f"iteration {outcome.iteration} done, {time.monotonic() - begin:.0f} s")
-    report()
-    write_report(folder, question_of(options))
+    with writing(folder):
+        report()
+        write_report(folder, question_of(options))
     print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jph][snt][ogm]*"))))
     return 0

@@ -64,6 +64,10 @@ class Sinusoid(RunOptions):
 
     may_change_on_resume = (*RunOptions.may_change_on_resume, "evaluation_repeats", "beside")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(evaluation_repeats=1, evaluation_steps=1)
+
     def problem(self) -> SinusoidProblem:
         frequency = FREQUENCIES if self.vary_frequency else (1.0, 1.0)
         whole = Curves(frequency=frequency)

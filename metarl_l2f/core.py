@@ -80,7 +80,7 @@ class InnerLoop:
             raise ValueError(f"inner_steps must be a positive number of inner gradient steps, got {self.inner_steps}")
         _one_of("inner_lr_scope", self.inner_lr_scope, StepSizeScope)
         for name in ("inner_lr", "later_lr_factor"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+            if not 0 < getattr(self, name) <= torch.finfo(torch.float32).max:
                 raise ValueError(f"{name} must be a positive, finite step size, got {getattr(self, name)}")
 
 

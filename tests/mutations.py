@@ -17,7 +17,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 TESTS = {
     "core.py": ("test_core.py", "test_meta_trpo.py", "test_supervised.py"),
-    "rl/trpo.py": ("test_trpo.py", "test_meta_trpo.py"),
+    "rl/trpo.py": ("test_trpo.py", "test_meta_trpo.py", "faults/test_trust_region.py"),
     "rl/episodes.py": ("test_episodes.py", "test_meta_trpo.py"),
 }
 """Which tests are asked, in this order, until one fails."""
@@ -38,8 +38,12 @@ MUTATIONS = [
     Mutation("core.py", "params[name] - alpha[name] * g for", "params[name] + alpha[name] * g for"),
     Mutation("core.py", "params[name] - alpha[name] * g for", "params[name] - g for"),
     Mutation(
-        "core.py", "torch.cat([g.flatten() for g in gradients]).detach()", "torch.cat([g.flatten() for g in gradients])"
+        "core.py",
+        "_sum_like(g, owner).flatten() for g, owner in pairs]).detach()",
+        "_sum_like(g, owner).flatten() for g, owner in pairs])",
     ),
+    Mutation("core.py", "g.numel() // owner.numel()", "g.numel()"),
+    Mutation("core.py", "if size == 1]", "if size > 1]"),
     Mutation("core.py", 'counts.sqrt() if scale == "standardised" else counts', "counts"),
     Mutation("core.py", "[g / size for g, size in", "[g for g, size in"),
     Mutation("core.py", "precision.eps * squares.amax()", "0 * squares.amax()"),
@@ -50,8 +54,9 @@ MUTATIONS = [
     Mutation("core.py", "if self.inner.first_order else result", "if not self.inner.first_order else result"),
     Mutation("core.py", "at_init = known and number == 0", "at_init = known"),
     Mutation("core.py", "self.gradients(loss, path[-1])", "self.gradients(loss, path[0])"),
-    Mutation("core.py", 'used += rows if scope == "filter" else shape.numel()', "used += rows"),
-    Mutation("core.py", "torch.full(shape, layers[layer_of(name)])", "torch.full(shape, number)"),
+    Mutation("core.py", "used += sizes.numel()", "used += 1"),
+    Mutation("core.py", "size if axis < kept else 1", "size if axis <= kept else 1"),
+    Mutation("core.py", '"layer": layers[layer_of(name)]', '"layer": number'),
     Mutation("core.py", 'name.rpartition(".")[0]', 'name.partition(".")[0]'),
     Mutation("core.py", "min(entries, WIDEST_ATTENUATOR)", "entries"),
     Mutation("core.py", "gamma[self._owned_entries()[name]] = value", "gamma[:] = value"),
@@ -59,6 +64,13 @@ MUTATIONS = [
     Mutation("core.py", "output = self.free.clone()", "output = self.free.detach()"),
     Mutation("core.py", "gamma, delta = output.chunk(2)", "delta, gamma = output.chunk(2)"),
     Mutation("core.py", "embedding = prototype", "embedding = torch.zeros_like(prototype)"),
+    Mutation("core.py", "if step < trained else", "if step < trained - 1 else"),
+    Mutation("core.py", "in enumerate(losses)", "in enumerate(losses[:-1])"),
+    Mutation("core.py", "used + torch.arange(sizes.numel())", "torch.arange(sizes.numel())"),
+    Mutation("rl/trpo.py", "in range(region.backtracks)", "in range(region.backtracks - 1)"),
+    Mutation("rl/trpo.py", "math.isfinite(surrogate) and math.isfinite(kl) and surrogate", "surrogate"),
+    Mutation("rl/trpo.py", "not (gradient.isfinite().all() and math.isfinite(surrogate_before))", "False"),
+    Mutation("rl/trpo.py", "and math.isfinite(curvature) and curvature > 0", "and math.isfinite(curvature)"),
     Mutation("rl/trpo.py", "squared / (direction @ image)", "squared / (direction @ direction)"),
     Mutation("rl/trpo.py", "residual - length * image", "residual + length * image"),
     Mutation("rl/trpo.py", "residual + (following / squared) * direction", "residual"),
@@ -74,6 +86,9 @@ MUTATIONS = [
     Mutation("rl/trpo.py", "if not gradient.any()", "if gradient.any()"),
     Mutation("rl/episodes.py", "rewards[..., t] + discount * later", "rewards[..., t] + later"),
     Mutation("rl/episodes.py", "in reversed(range(rewards.shape[-1]))", "in range(rewards.shape[-1])"),
+    Mutation("rl/episodes.py", "range(rewards.shape[-1])", "range(rewards.shape[-1] - 1)"),
+    Mutation("rl/episodes.py", "[values[..., 1:], torch.zeros_like(values[..., :1])]", "[values]"),
+    Mutation("rl/episodes.py", "rewards + discount * following - values", "rewards + discount * following + values"),
     Mutation("rl/episodes.py", "rewards + discount * following - values", "rewards + following - values"),
     Mutation("rl/episodes.py", "rewards + discount * following - values", "rewards + discount * following"),
     Mutation("rl/episodes.py", "discount * gae_lambda)", "gae_lambda)"),

@@ -28,6 +28,7 @@ PROGRAMS = [path for folder in ("launchers", "benchmarks") for path in sorted((R
 
 OTHER_PROGRAMS_FLAGS = {
     "--logdir",
+    "--figures",
     "--nproc-per-node",
     "--nnodes",
     "--max-restarts",
@@ -40,7 +41,7 @@ OTHER_PROGRAMS_FLAGS = {
     "--cpus-per-task",
     "--requeue",
 }
-"""Flags in the documentation that belong to programs which are not ours: TensorBoard's, torchrun's, Slurm's."""
+"""Flags in the documentation that belong to programs which are not ours: TensorBoard's, torchrun's, Slurm's, pytest's."""
 
 
 # --- What docs/metrics.md promises ---
@@ -74,7 +75,7 @@ def described_by(key: str, patterns: set[str]) -> list[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with everything on that adds keys."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    flags = "--iterations 1 --tasks-per-batch 2 --episodes-per-task 2 --horizon 4 --hidden-sizes 3 --inner-steps 2 "
+    flags = "--iterations 2 --tasks-per-batch 2 --episodes-per-task 2 --horizon 4 --hidden-sizes 3 --inner-steps 2 "
     flags += "--learn-inner-lr --inspect-every 1 --evaluation-tasks 2 --evaluation-steps 1 --threads 1 --log-dir"
     assert navigation.main([*flags.split(), str(folder)]) == 0
     return folder

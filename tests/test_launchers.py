@@ -229,14 +229,15 @@ def test_what_defines_a_run_cannot_change_on_resume(run, capsys):
     assert "goal_range, settings cannot change" in error
 
 
-def test_a_damaged_checkpoint_is_refused_and_named(run, tmp_path, capsys):
+def test_damaged_checkpoints_are_refused_and_named(run, tmp_path, capsys):
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in run.iterdir():
         if path.is_file():
             (copy / path.name).write_bytes(path.read_bytes())
     whole = (copy / "checkpoint.pt").read_bytes()
-    (copy / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    for name in ("checkpoint.pt", "previous.pt"):
+        (copy / name).write_bytes(whole[: len(whole) // 2])
     error = failing(capsys, "--resume", copy, "--iterations", "5")
     assert "checkpoint.pt" in error
     assert "truncated" in error

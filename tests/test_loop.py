@@ -113,7 +113,7 @@ def test_a_run_leaves_config_metrics_and_checkpoints(tmp_path):
     outcome = run(tmp_path / "new" / "folder", walk)
     assert (outcome.start, outcome.iteration, outcome.interrupted) == (0, 5, None)
     files = left_by(tmp_path / "new" / "folder")
-    assert sorted(files) == [".lock", "best.pt", "checkpoint.pt", "config.json", "metrics.jsonl"]
+    assert sorted(files) == [".lock", "best.pt", "checkpoint.pt", "config.json", "metrics.jsonl", "previous.pt"]
     assert json.loads(files["config.json"]) == {"seed": 0, "method": "l2f"}
     state = checkpoint.load(tmp_path / "new" / "folder" / "checkpoint.pt")
     assert state["iteration"] == state["experiment"]["steps"] == 5
@@ -143,11 +143,12 @@ def count_lines(directory):
         lines += event == "line"
         return trace if frame.f_code.co_filename.startswith(PACKAGE) else None
 
+    before = sys.gettrace()  # a measurement of coverage, which would end here
     sys.settrace(trace)
     try:
         run(directory)
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return lines
 
 
@@ -211,7 +212,8 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_again(tmp_path, unbrok
 
 def test_a_lost_checkpoint_is_missed_rather_than_the_run_begun_again(tmp_path):
     run(tmp_path)
-    (tmp_path / "checkpoint.pt").unlink()
+    for name in ("checkpoint.pt", "previous.pt"):
+        (tmp_path / name).unlink()
     with pytest.raises(CheckpointError, match=r"checkpoint.pt is missing, though metrics.jsonl holds \d+ iterations"):
         run(tmp_path, resume=True)
 
@@ -302,10 +304,39 @@ def test_only_a_run_can_be_resumed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_checkpoint_is_not_continued(tmp_path):
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-100]), Path.unlink])
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, unbroken, damage, capsys):
+    run(tmp_path, iterations=4)
+    damage(tmp_path / "checkpoint.pt")
+    outcome = run(tmp_path, resume=True)
+    assert (outcome.start, outcome.iteration) == (2, 5)
+    assert "checkpoint.pt was damaged or gone; going on from previous.pt" in capsys.readouterr().err
+    assert left_by(tmp_path) == unbroken
+
+
+def test_a_damaged_checkpoint_is_not_set_aside(tmp_path, unbroken):
+    run(tmp_path, iterations=4)
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(ZeroDivisionError):  # before another checkpoint is written
+        run(tmp_path, Interrupted(3, lambda: 1 / 0), resume=True)
+    run(tmp_path, resume=True)
+    assert left_by(tmp_path) == unbroken
+
+
+def test_a_file_system_without_hard_links_has_no_previous_checkpoint(tmp_path, unbroken, monkeypatch):
+    def refused(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
     run(tmp_path)
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:-100])
+    assert left_by(tmp_path) == {name: content for name, content in unbroken.items() if name != "previous.pt"}
+
+
+def test_damaged_checkpoints_are_not_continued(tmp_path):
+    run(tmp_path)
+    for name in ("checkpoint.pt", "previous.pt"):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:-100])
     before = left_by(tmp_path)
     with pytest.raises(CheckpointError, match="truncated"):
         run(tmp_path, resume=True, iterations=9)

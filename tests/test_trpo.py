@@ -84,6 +84,8 @@ def test_a_step_that_does_not_lower_the_surrogate_is_refused():
         ([1.0, 1.0], lambda v: -v, lambda s: (-1.0, 0.0), 0.0, "not positive"),
         ([1.0, 1.0], lambda v: v, lambda s: (math.nan, 0.0), 0.0, "line search"),
         ([1.0, 1.0], lambda v: v, lambda s: (-1.0, math.nan), 0.0, "line search"),
+        ([1.0, 1.0], lambda v: v, lambda s: (-math.inf, 0.0), 0.0, "line search"),
+        ([1.0, 1.0], lambda v: v, lambda s: (-1.0, -math.inf), 0.0, "line search"),
     ],
 )
 def test_numbers_that_are_not_finite_reject_the_step_and_say_why(gradient, product, evaluate, before, reason):

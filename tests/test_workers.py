@@ -221,13 +221,14 @@ def test_an_exception_in_a_worker_arrives_with_its_traceback_and_ends_all_worker
 )
 def test_an_environment_that_cannot_be_built_says_so(fault, message):
     with pytest.raises(WorkerError, match=message):
-        vectorise(Drift, 1, workers=1, timeout=1.5, fault=fault, at="build")
+        vectorise(Drift, 1, workers=1, timeout=1.5 if fault == "hang" else 60.0, fault=fault, at="build")
 
 
 def test_an_environment_that_hangs_ends_the_call_and_names_the_tasks():
-    envs = vectorise(Drift, 4, workers=2, timeout=1.5, fault="hang", at="step")
+    envs = vectorise(Drift, 4, workers=2, fault="hang", at="step")
+    envs.timeout = 3.0  # only now: building them may take its time
     processes, begin = process_ids(envs), time.monotonic()
-    message = r"no answer in 1.5 s at step 1 from worker 1 \(environments 2 to 3, tasks 3.0, 7.0\)\. .*raise timeout"
+    message = r"no answer in 3 s at step 1 from worker 1 \(environments 2 to 3, tasks 3.0, 7.0\)\. .*raise timeout"
     with pytest.raises(WorkerError, match=message):
         roll(envs)
     assert all(has_ended(process) for process in processes)

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from .episodes import Episodes
-from .vectorise import name_of, no_sample_tasks
+from .vectorise import RESET_PARTS, STEP_PARTS, name_of, no_sample_tasks, parts
 
 Act = Callable[[Tensor, Tensor], Tensor]
 """(observations (N, B, O), noise (N, B, A)) → actions (N, B, A), one-hot where actions are discrete."""
@@ -71,8 +71,7 @@ class Sampler:
         if not hasattr(self.envs.unwrapped, "sample_tasks"):
             raise no_sample_tasks(self.name)
         tasks = self.envs.unwrapped.sample_tasks(number, generator)
-        if len(tasks) != number:
-            raise ValueError(f"{self.name}: sample_tasks was asked for {number} tasks and returned {len(tasks)}")
+        self._check_number(tasks, number)
         return tasks
 
     def sample(self, act: Act, tasks: Sequence[Any], generators: Sequence[np.random.Generator]) -> Episodes:
@@ -90,8 +89,7 @@ class Sampler:
         """
         n, b = self.shape
         t_max, o_size, a_size = self.horizon, self.observation_size, self.action_size
-        if len(tasks) != n:
-            raise ValueError(f"{self.name}: tasks must be {n} of them, got {len(tasks)}")
+        self._check_number(tasks, n)
         seeds = np.concatenate([g.integers(2**31, size=b) for g in generators])
         drawn = np.stack([g.standard_normal((t_max, b, a_size), dtype=np.float32) for g in generators], 1)
         noise = torch.from_numpy(drawn.astype(self.dtype, copy=False))
@@ -99,20 +97,22 @@ class Sampler:
         actions = np.zeros((n, b, t_max, a_size), self.dtype)
         rewards, mask = np.zeros((n, b, t_max), self.dtype), np.zeros((n, b, t_max), self.dtype)
         alive = np.ones((n, b), bool)
-        seen, _ = self.envs.reset(seed=seeds.tolist(), options={"task": _repeated(tasks, b)})
+        seen, _ = parts(
+            self.name, RESET_PARTS, self.envs.reset(seed=seeds.tolist(), options={"task": _repeated(tasks, b)})
+        )
         for t in range(t_max):
             seen = self._checked("observation", seen, (n * b, *self.observation_shape), tasks, t)
-            current = seen.reshape(n, b, o_size).astype(self.dtype, copy=False)
+            current = seen.reshape(n, b, o_size)
             with torch.no_grad():
                 action = act(torch.from_numpy(current), noise[t]).numpy()
             self._checked("action", action, (n, b, a_size), tasks, t)
             # Stored before the environments see them, for those may change what they are given.
             observations[:, :, t], actions[:, :, t] = current, action
-            seen, reward, terminated, truncated, _ = self.envs.step(self._taken(action))
-            self._checked("reward", reward, (n * b,), tasks, t)
-            rewards[:, :, t] = reward.reshape(n, b)
+            seen, reward, *ends, _ = parts(self.name, STEP_PARTS, self.envs.step(self._taken(action)))
+            rewards[:, :, t] = self._checked("reward", reward, (n * b,), tasks, t).reshape(n, b)
             mask[:, :, t] = alive
-            alive &= ~(terminated | truncated).reshape(n, b)
+            for name, end in zip(STEP_PARTS[2:], ends, strict=False):
+                alive &= self._checked(f"{name} flag", end, (n * b,), tasks, t).reshape(n, b) == 0
             if not alive.any():
                 break
         for values in (observations, actions, rewards):
@@ -127,22 +127,35 @@ class Sampler:
         return action.reshape(-1, *self.action_shape)
 
     def _checked(self, what: str, values: Any, shape: tuple[int, ...], tasks: Sequence[Any], step: int) -> np.ndarray:
+        """The values in the policy's precision, which holds them."""
         values = np.asarray(values)
-        if values.shape != shape:
-            raise ValueError(f"{self.name}: {what}s at step {step} have shape {values.shape}, expected {shape}")
-        if not np.isfinite(values).all():
-            raise self._not_finite(what, values, tasks, step)
-        return values
+        if values.shape != shape or values.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{self.name}: {what}s at step {step} have shape {values.shape} and dtype {values.dtype}, expected "
+                f"numbers of shape {shape}"
+            )
+        with np.errstate(over="ignore"):
+            held = values.astype(self.dtype, copy=False)
+        if not np.isfinite(held).all():
+            raise self._not_finite(what, held, values, tasks, step)
+        return held
 
-    def _not_finite(self, what: str, values: np.ndarray, tasks: Sequence[Any], step: int) -> ValueError:
+    def _check_number(self, tasks: Any, number: int) -> None:
+        found = len(tasks) if hasattr(tasks, "__len__") else repr(tasks)
+        if found != number:
+            raise ValueError(f"{self.name}: tasks must be {number} of them, got {found}")
+
+    def _not_finite(
+        self, what: str, held: np.ndarray, values: np.ndarray, tasks: Sequence[Any], step: int
+    ) -> ValueError:
         rows = values.reshape(math.prod(self.shape), *values.shape[2 if what == "action" else 1 :])
-        index = int(np.argwhere(~np.isfinite(rows))[0, 0])
+        index = int(np.argwhere(~np.isfinite(held.reshape(rows.shape)))[0, 0])
         task, episode = divmod(index, self.shape[1])
         blame = (
             "actions are not finite: the policy's parameters are not, or outgrew what float32 holds; lower the step "
-            "sizes"
+            "sizes, or the scale of rewards and observations"
             if what == "action"
-            else "environments must return finite numbers"
+            else "environments must return finite numbers that float32 holds"
         )
         return ValueError(
             f"{self.name}: {what} {rows[index]} at step {step} of task {task} ({tasks[task]}), episode {episode}; "

@@ -43,7 +43,10 @@ Steps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 CLOSING_SECONDS = 5.0  # For workers to close their environments, before they are terminated.
 TERMINATING_SECONDS = 1.0  # For a terminated worker to end, before it is killed.
-TASK_LENGTH = 80  # Characters of a task in an error.
+SHOWN = 80  # Characters of a task, or of what an environment returned, in an error.
+
+RESET_PARTS = ("observation", "info")
+STEP_PARTS = ("observation", "reward", "terminated", "truncated", "info")
 
 
 class WorkerError(RuntimeError):
@@ -124,6 +127,13 @@ def flattener(envs: VectorEnv) -> Callable[[Any], np.ndarray]:
     return flatten
 
 
+def parts(name: str, expected: tuple[str, ...], answer: Any) -> tuple[Any, ...]:
+    """What an environment's reset or step returned, if it has all its parts."""
+    if not isinstance(answer, tuple | list) or len(answer) != len(expected):
+        raise ValueError(f"{name} must return the tuple ({', '.join(expected)}), got {_brief(repr(answer))}")
+    return tuple(answer)
+
+
 def no_sample_tasks(name: str) -> ValueError:
     """The error of an environment that cannot draw tasks."""
     return ValueError(f"{name} has no sample_tasks(number, generator), which draws that many of its tasks; add it")
@@ -187,7 +197,7 @@ class Copies(VectorEnv):
         try:
             for index, env in enumerate(self.envs):
                 own = {} if tasks is None or tasks[index] is None else {"task": tasks[index]}
-                observation, _ = env.reset(seed=seeds[index], options=shared | own)
+                observation, _ = parts(self.name, RESET_PARTS, env.reset(seed=seeds[index], options=shared | own))
                 self._store(index, observation, 0)
         except Exception as fault:
             fault.add_note(f"{self.name}: raised in reset, {self._where(index)}")
@@ -210,9 +220,12 @@ class Copies(VectorEnv):
         index = 0
         try:
             for index in np.flatnonzero(~(self._terminated | self._truncated)).tolist():
-                observation, reward, terminated, truncated, _ = self.envs[index].step(actions[index])
+                answer = parts(self.name, STEP_PARTS, self.envs[index].step(actions[index]))
+                observation, reward, terminated, truncated, _ = answer
                 self._store(index, observation, self._steps + 1)
-                rewards[index], self._terminated[index], self._truncated[index] = reward, terminated, truncated
+                rewards[index] = _number("reward", reward)
+                self._terminated[index] = _flag("terminated", terminated)
+                self._truncated[index] = _flag("truncated", truncated)
         except Exception as fault:
             fault.add_note(f"{self.name}: raised at step {self._steps}, {self._where(index)}")
             raise
@@ -252,13 +265,15 @@ class Copies(VectorEnv):
                 )
 
     def _store(self, index: int, observation: Any, step: int) -> None:
-        if np.shape(observation) != self._shape:
+        array, expected = _as_array(observation), self._observations.dtype
+        if array.shape != self._shape or not np.can_cast(array.dtype, expected, "same_kind"):
             # gymnasium's own vectors would only fail to stack them.
             raise ValueError(
-                f"{self.name}: the observation at step {step} of {self._task(index)} has shape "
-                f"{np.shape(observation)}, expected {self._shape}, that of its observation_space"
+                f"{self.name}: the observation at step {step} of {self._task(index)} has shape {array.shape} and dtype "
+                f"{array.dtype}, expected {self._shape} and {expected}, those of its observation_space"
             )
-        np.copyto(self._observations[index, ...], observation, casting="same_kind")
+        with np.errstate(over="ignore"):  # What the dtype cannot hold becomes infinite, which no sampler takes.
+            np.copyto(self._observations[index, ...], array, casting="same_kind")
 
     def _task(self, index: int) -> str:
         return "no task" if self.tasks is None else f"task {_brief(self.tasks[index])}"
@@ -609,6 +624,31 @@ def _with_box_observations(env: gymnasium.Env, name: str) -> gymnasium.Env:
     return gymnasium.wrappers.FlattenObservation(env)
 
 
+def _as_array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):  # Such as rows of different lengths.
+        return np.asarray(None)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, float):
+        return value
+    array = _as_array(value)
+    if array.shape == () and array.dtype.kind in "biuf":
+        return float(array)
+    raise ValueError(f"{name} must be one number, got {_brief(repr(value))}")
+
+
+def _flag(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    array = _as_array(value)
+    if array.shape == () and array.dtype.kind in "biuf" and array in (0, 1):
+        return bool(array)
+    raise ValueError(f"{name} must be True or False, got {_brief(repr(value))}")
+
+
 def _spread(seed: int | Sequence[int | None] | None, num_envs: int) -> Sequence[int | None]:
     if seed is None or isinstance(seed, int):
         return [None if seed is None else seed + i for i in range(num_envs)]
@@ -627,7 +667,7 @@ def _tasks(options: dict[str, Any] | None, num_envs: int) -> list[Any] | None:
 
 def _brief(task: Any) -> str:
     text = " ".join(str(task).split())
-    return text if len(text) <= TASK_LENGTH else text[:TASK_LENGTH] + "…"
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ class MetaOptimiser:
         for name in ("meta_lr", "final_lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive, finite step size, got {getattr(self, name)}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be positive, or None for no clipping, got {self.clip}")
+        if self.clip is not None and not 0 < self.clip <= torch.finfo(torch.float32).max:
+            raise ValueError(f"clip must be positive and finite, or None for no clipping, got {self.clip}")
         for name in ("first_order_iterations", "multi_step_iterations"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")

@@ -20,6 +20,7 @@ FORMAT = 1
 ZIP_START = b"PK\x03\x04"
 ZIP_END = b"PK\x05\x06"
 ZIP_END_LENGTH = 22
+OTHER_COPIES = "use another copy, such as previous.pt or best.pt"
 
 State = dict[str, Any]
 
@@ -77,8 +78,7 @@ def load(path: str | os.PathLike[str]) -> State:
         raise CheckpointError(f"{path} is not a checkpoint but some other file; give one written during training")
     if not content[-ZIP_END_LENGTH:].startswith(ZIP_END):
         raise CheckpointError(
-            f"the checkpoint {path} is truncated: it stops short after {len(content)} bytes; "
-            "use another copy, such as best.pt"
+            f"the checkpoint {path} is truncated: it stops short after {len(content)} bytes; {OTHER_COPIES}"
         )
     return _verified(path, _unpickled(path, content))
 
@@ -136,6 +136,16 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Have an OSError inside name the file, which one that comes of writing may not know, and say what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = "make room, make it writable, or choose another --log-dir; what was begun continues with --resume"
+        raise OSError(error.errno, f"{error.strerror or error} ({advice})", str(error.filename or path)) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """A new name in a folder survives a power cut only once the folder is on disk as well."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -178,7 +188,7 @@ def _verified(path: Path, content: Any) -> State:
 
 
 def _damaged(path: Path) -> str:
-    return f"the checkpoint {path} is damaged: its content is not what was written; use another copy, such as best.pt"
+    return f"the checkpoint {path} is damaged: its content is not what was written; {OTHER_COPIES}"
 
 
 def _plain(value: Any, where: str) -> Any:

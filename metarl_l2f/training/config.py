@@ -25,27 +25,44 @@ def to_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_json(kind: Any, data: Any) -> Any:
+def from_json(kind: Any, data: Any, name: str = "the options") -> Any:
     """The inverse of `to_json`, guided by type annotations.
 
     Args:
         kind: a dataclass, or the annotation of one of its fields.
         data: what json.load gave.
+        name: what errors call the data.
 
     Raises:
-        ValueError: a key is no field of the dataclass; a missing key takes the field's default.
+        ValueError: a key is no field of the dataclass, or a value is not of its kind; a missing key takes the field's
+            default.
     """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
+        _expect(name, data, dict)
         if unknown := set(data) - {f.name for f in dataclasses.fields(kind)}:
             raise ValueError(f"{kind.__name__} has no option {sorted(unknown)}; the run is of another version")
-        return kind(**{name: from_json(hints[name], value) for name, value in data.items()})
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        return tuple(from_json(arguments[0], item) for item in data)
-    if origin in (typing.Union, types.UnionType) and data is not None:
-        return from_json(next(a for a in arguments if a is not type(None)), data)
-    return Path(data) if kind is Path else data
+        return kind(**{field: from_json(hints[field], value, field) for field, value in data.items()})
+    if origin in (typing.Union, types.UnionType):
+        return None if data is None else from_json(next(a for a in arguments if a is not type(None)), data, name)
+    if origin is typing.Literal:
+        _expect(name, data, *{type(value) for value in arguments})
+    elif origin is tuple:
+        _expect(name, data, list)
+        return tuple(from_json(arguments[0], item, name) for item in data)
+    elif kind in (bool, int, float, str):
+        _expect(name, data, *((int, float) if kind is float else (kind,)))
+    elif kind is Path:
+        _expect(name, data, str)
+        return Path(data)
+    return data
+
+
+def _expect(name: str, data: Any, *kinds: type) -> None:
+    if type(data) not in kinds:  # True is an int, but no number of tasks.
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{name} in config.json must be of type {expected}, got {data!r}; put back what was there")
 
 
 def provenance() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The outer loop of every run: iterate, validate, log, save; stop and continue anywhere without changing a number.
 
 After each iteration the metrics line is written first, then best.pt, then checkpoint.pt. So a crash can only leave more
-than checkpoint.pt accounts for, never less; a resumed run drops what is more and computes it again, bit for bit.
+than checkpoint.pt accounts for, never less; a resumed run drops what is more and computes it again, bit for bit. The
+checkpoint before stays as previous.pt, from which a run goes on if checkpoint.pt was damaged.
 
 Of several ranks all iterate, validate and inspect, for they do so together; rank 0 alone reads and writes the folder.
 """
@@ -11,6 +12,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -27,6 +29,7 @@ from .metrics import METRICS_FILE, MetricsLog, Shown, read
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_FILE = "checkpoint.pt"
+PREVIOUS_FILE = "previous.pt"
 BEST_FILE = "best.pt"
 LOCK_FILE = ".lock"
 # Any of these in a folder means that a run was started there.
@@ -120,8 +123,8 @@ def train(
 
     Args:
         experiment: what to train, freshly built from its configuration; on resume its state is loaded here.
-        directory: the run's folder, made if missing, for config.json, metrics.jsonl, TensorBoard events, checkpoint.pt
-            and best.pt.
+        directory: the run's folder, made if missing, for config.json, metrics.jsonl, TensorBoard events, checkpoint.pt,
+            previous.pt and best.pt.
         iterations: how many the run has in all, 1 or more; may be raised on resume.
         config: everything that was resolved, JSON values only; a new run writes it to config.json, every run into its
             checkpoints.
@@ -145,7 +148,8 @@ def train(
         RunExistsError: the run is new, and the folder holds one.
         RunMissingError: the run is resumed, and the folder holds none.
         RunLockedError: another process is training into the folder.
-        CheckpointError: a checkpoint could not be written, or the one to resume from is damaged.
+        CheckpointError: a checkpoint could not be written, or those to resume from are damaged.
+        OSError: another file of the run could not be written; names it.
         RankError: other ranks cannot be reached, or came to another state.
         ValueError: a count is not positive, or a tag is not among the metrics.
     """
@@ -164,7 +168,8 @@ def train(
     with contextlib.ExitStack() as held:
         group.from_first(lambda: held.enter_context(_claimed(directory, resume)))
         if group.first and not resume:
-            checkpoint.write_atomically(directory / CONFIG_FILE, config_json.encode())
+            with checkpoint.writing(directory / CONFIG_FILE):
+                checkpoint.write_atomically(directory / CONFIG_FILE, config_json.encode())
         state = group.from_first(lambda: _stored(directory, checkpoint_every) if resume else NOTHING_DONE)
         start, ranking, window = state["iteration"], state["ranking"], state["window"]
         if start:
@@ -219,11 +224,38 @@ def train(
                         group.check_alike(
                             checkpoint.digest(experiment.state_dict()), f"the state after iteration {iteration}"
                         )
+                    if group.first:
+                        _set_aside(directory)
                     keep(directory / CHECKPOINT_FILE)
                 bar.update()
                 if stopping:
                     break
     return Outcome(start, iteration, _best(ranking), signum)
+
+
+def newest(directory: Path) -> Path:
+    """The file of a run's newest whole checkpoint: checkpoint.pt, or the one before where that is damaged or gone.
+
+    Raises:
+        CheckpointError: neither is whole; says what is wrong with checkpoint.pt.
+    """
+    path, previous = directory / CHECKPOINT_FILE, directory / PREVIOUS_FILE
+    try:
+        checkpoint.load(path)
+        return path
+    except checkpoint.CheckpointError:
+        with contextlib.suppress(checkpoint.CheckpointError):
+            checkpoint.load(previous)
+            return previous
+        raise
+
+
+def _set_aside(directory: Path) -> None:
+    """Give the checkpoint that is about to be replaced a second name."""
+    # Not where there is none yet, nor on the few file systems without hard links.
+    with contextlib.suppress(OSError):
+        (directory / PREVIOUS_FILE).unlink(missing_ok=True)
+        os.link(directory / CHECKPOINT_FILE, directory / PREVIOUS_FILE)
 
 
 def ranked_file(directory: Path, iteration: int) -> Path:
@@ -265,9 +297,9 @@ def _means(window: Window) -> dict[str, float]:
 
 
 def _stored(directory: Path, checkpoint_every: int) -> dict[str, Any]:
-    """What the checkpoint of a run holds. A run without one yet starts again."""
-    path = directory / CHECKPOINT_FILE
-    if not path.exists():
+    """What the newest whole checkpoint of a run holds. A run without one yet starts again."""
+    path, previous = directory / CHECKPOINT_FILE, directory / PREVIOUS_FILE
+    if not path.exists() and not previous.exists():
         lines = read(directory) if (directory / METRICS_FILE).exists() else []
         logged = lines[-1]["iteration"] if lines else 0
         if logged > checkpoint_every:
@@ -277,6 +309,10 @@ def _stored(directory: Path, checkpoint_every: int) -> dict[str, Any]:
             )
         tqdm.write(f"{directory} has no {CHECKPOINT_FILE} yet; starting its run from the beginning", sys.stderr)
         return NOTHING_DONE
+    if newest(directory) == previous:
+        # In its place, or the next checkpoint would set the damaged one aside.
+        os.replace(previous, path)
+        tqdm.write(f"{path} was damaged or gone; going on from {PREVIOUS_FILE}, the checkpoint before it", sys.stderr)
     state = checkpoint.load(path)
     if "ranking" not in state:
         raise checkpoint.CheckpointError(f"{path} is of an earlier version of metarl_l2f; resume it with that version")
@@ -301,8 +337,11 @@ def _claimed(directory: Path, resume: bool) -> Iterator[None]:
             f"{directory} holds no run to resume: none of {', '.join(RUN_FILES)} is there; "
             "check the path, or start a new run with --log-dir"
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / LOCK_FILE, "a") as lock:
+    with checkpoint.writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with checkpoint.writing(directory / LOCK_FILE):
+        lock = open(directory / LOCK_FILE, "a")  # noqa: SIM115
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -1,5 +1,6 @@
 """What a run measured: one JSON object per meta-iteration in metrics.jsonl, and the same numbers in TensorBoard."""
 
+import contextlib
 import json
 import math
 import numbers
@@ -15,7 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # typ
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from .checkpoint import write_atomically
+from .checkpoint import write_atomically, writing
 from .config import flat
 
 METRICS_FILE = "metrics.jsonl"
@@ -76,8 +77,10 @@ class MetricsLog:
             self._path.touch(exist_ok=False)
         elif self._path.exists():
             kept = [line for line, entry in _entries(self._path) if entry["iteration"] <= resume_from]
-            write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
-        self._board = SummaryWriter(directory, purge_step=None if resume_from is None else resume_from + 1)
+            with writing(self._path):
+                write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
+        with self._writing_board():
+            self._board = SummaryWriter(directory, purge_step=None if resume_from is None else resume_from + 1)
 
     def write(self, iteration: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Log one iteration.
@@ -93,24 +96,23 @@ class MetricsLog:
         values = {tag: _number(tag, value) for tag, value in metrics.items()}
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
         line = json.dumps({"iteration": iteration} | finite, allow_nan=False)
-        try:
-            with open(self._path, "ab") as file:
-                file.write(line.encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
-        for tag, value in values.items():
-            self._board.add_scalar(tag, value, iteration)
-        self._board.flush()
+        with writing(self._path), open(self._path, "ab") as file:
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with self._writing_board():
+            for tag, value in values.items():
+                self._board.add_scalar(tag, value, iteration)
+            self._board.flush()
 
     def show(self, iteration: int, found: Shown) -> None:
         """Put histograms and pictures into TensorBoard; the metrics are for `write`."""
-        for tag, values in found.histograms.items():
-            self._board.add_histogram(tag, np.asarray(values), iteration)
-        for tag, figure in found.pictures.items():
-            self._board.add_figure(tag, figure, iteration, close=False)
-        self._board.flush()
+        with self._writing_board():
+            for tag, values in found.histograms.items():
+                self._board.add_histogram(tag, np.asarray(values), iteration)
+            for tag, figure in found.pictures.items():
+                self._board.add_figure(tag, figure, iteration, close=False)
+            self._board.flush()
 
     def describe(self, options: Mapping[str, Any], metric: str) -> None:
         """Tell TensorBoard how to gather tags into charts, and what to list runs by in its tab of hyper-parameters.
@@ -119,19 +121,24 @@ class MetricsLog:
             options: of the run; JSON values, nested as they may be.
             metric: the tag that runs are compared by.
         """
-        self._board.add_custom_scalars(BOARD)
         experiment, *session = hparams(flat(options), {metric: math.nan})
         plugin = experiment.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin.content)
         for info in content.experiment.hparam_infos:
             info.differs = info.name.endswith(COMPARED)  # what differs is listed first
         plugin.content = content.SerializeToString()
-        for summary in (experiment, *session):
-            self._board._get_file_writer().add_summary(summary)
+        with self._writing_board():
+            self._board.add_custom_scalars(BOARD)
+            for summary in (experiment, *session):
+                self._board._get_file_writer().add_summary(summary)
 
     def close(self) -> None:
         """Close the TensorBoard file; metrics.jsonl is open only while a line is written."""
-        self._board.close()
+        with self._writing_board():
+            self._board.close()
+
+    def _writing_board(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self._path.with_name("events.out.tfevents.*"))
 
     def __enter__(self) -> Self:
         return self
