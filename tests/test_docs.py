@@ -41,7 +41,7 @@ OTHER_PROGRAMS_FLAGS = {
     "--cpus-per-task",
     "--requeue",
 }
-"""Flags in the documentation that belong to programs which are not ours: TensorBoard's, torchrun's, Slurm's, pytest's."""
+"""Flags in the documentation of programs which are not ours: TensorBoard's, torchrun's, Slurm's, pytest's."""
 
 
 # --- What docs/metrics.md promises ---
