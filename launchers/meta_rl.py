@@ -41,22 +41,16 @@ USER_ERRORS: tuple[type[Exception], ...] = (*run.USER_ERRORS, WorkerError)
 
 
 @dataclass(frozen=True)
-class RunOptions(run.RunOptions):
+class RunOptions(run.DeviceOptions):
     """Options of a run that every reinforcement learning launcher has; each adds its environment's."""
 
     settings: MetaRLSettings = field(default_factory=MetaRLSettings)
     """What is learned, and how."""
-    device: str = "cpu"
-    """Where learning happens: `cpu`, or `cuda`. Environments stay on the CPU. Rounding differs."""
-    tf32: bool = False
-    """On a CUDA device, round the factors of products to TF32: faster, with about three digits."""
     tasks_per_shard: int = TASKS_PER_SHARD
     """Tasks differentiated together; under torchrun every rank takes whole shards of them. Rounding differs."""
     inspect_every: int = 100
     """Meta-iterations between two looks at conflict, attenuation and the landscape of the inner loss on the validation
     tasks, with pictures in TensorBoard; 0 looks never."""
-
-    may_change_on_resume = (*run.RunOptions.may_change_on_resume, "device", "tf32")
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         """The environment's id and arguments."""

@@ -98,6 +98,18 @@ class RunOptions:
         return self.log_dir or Path("runs") / name / f"{stamp}_{method}_seed{seed}"
 
 
+@dataclass(frozen=True)
+class DeviceOptions(RunOptions):
+    """Options of a run that can learn on a GPU."""
+
+    device: str = "cpu"
+    """Where learning happens: `cpu`, or `cuda`; environments and data stay on the CPU. Rounding differs."""
+    tf32: bool = False
+    """On a CUDA device, round the factors of products to TF32: faster, with about three digits."""
+
+    may_change_on_resume = (*RunOptions.may_change_on_resume, "device", "tf32")
+
+
 def fail(message: object) -> int:
     """Print one clear error, with the notes that an exception carries; returns the exit status."""
     print("; ".join([f"error: {message}", *getattr(message, "__notes__", [])]), file=sys.stderr)

@@ -40,7 +40,7 @@ Chosen = TypeVar("Chosen", bound="RunOptions")
 
 
 @dataclass(frozen=True)
-class RunOptions(run.RunOptions):
+class RunOptions(run.DeviceOptions):
     """Options of a run that every supervised launcher has; each adds its problem's."""
 
     settings: SupervisedSettings = field(default_factory=SupervisedSettings)
@@ -62,12 +62,7 @@ class RunOptions(run.RunOptions):
     compile: bool = False
     """Compile the loss with torch.compile, which needs a C++ compiler: seconds to start, then twice as fast where
     networks are small; rounding differs. On a CUDA device record its gradient instead, which is many times as fast."""
-    device: str = "cpu"
-    """Where learning happens: `cpu`, or `cuda`. Rounding differs."""
-    tf32: bool = False
-    """On a CUDA device, round the factors of products to TF32: faster, with about three digits."""
 
-    may_change_on_resume = (*run.RunOptions.may_change_on_resume, "device", "tf32")
     convolves: ClassVar[bool] = False
     """Whether the network is made of convolutions."""
 
