@@ -1,5 +1,6 @@
 """Ranks compute what one process does, agree on when to stop, and say so when they lose each other."""
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -21,7 +22,10 @@ from metarl_l2f.launchers.navigation import Navigation
 from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion
 from metarl_l2f.shards import Share
+from metarl_l2f.supervised.classification import Classifier, ImageProblem
+from metarl_l2f.supervised.episodes import Images, Shape
 from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.leo import SPLITS, Embeddings, LEOExperiment, LEOSettings
 from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem
 from metarl_l2f.training.group import Group, RankError, join
 from metarl_l2f.training.loop import train
@@ -95,14 +99,38 @@ def supervised(group, dtype):
     return MetaSupervised(problem, settings, group=group)
 
 
+def classification(group, dtype):
+    """Three classes a task, of noise: what is learned does not matter."""
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (30, 1, 16, 16), generator=random, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(6).repeat_interleave(5), tuple("abcdef"))
+    data = {"train": images, "val": images, "test": images}
+    problem = ImageProblem(data, Shape(3, 1, 2), Classifier(filters=4), 1)
+    settings = SupervisedSettings(tasks_per_batch=5, validation_tasks=3, diagnostics_every=2)
+    return MetaSupervised(problem, settings, group=group)
+
+
+def latent(group, dtype):
+    """LEO + L2F on embeddings of noise."""
+    vectors = torch.nn.functional.normalize(torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    data = Embeddings(vectors, torch.arange(6).repeat_interleave(5), tuple("abcdef"))
+    settings = LEOSettings(
+        method="l2f", ways=3, shots=1, queries=2, latent_size=4, tasks_per_batch=5, validation_tasks=3
+    )
+    return LEOExperiment(dict.fromkeys(SPLITS, data), settings, group=group)
+
+
 def trained(build, group, dtype):
     """Metrics without times, and the parameters, after some iterations and a validation."""
     experiment = build(group, dtype)
-    lines = [experiment.iterate(number) for number in range(1, ITERATIONS + 1)]
-    lines.append(experiment.validate(ITERATIONS))
-    experiment.close()
+    with contextlib.ExitStack() as stack:
+        if hasattr(experiment, "close"):
+            stack.callback(experiment.close)
+        lines = [experiment.iterate(number) for number in range(1, ITERATIONS + 1)]
+        lines.append(experiment.validate(ITERATIONS))
     metrics = [{tag: value for tag, value in line.items() if not tag.startswith("time/")} for line in lines]
-    return metrics, parameters_to_vector(experiment.learner.parameters()).detach().numpy()
+    learner = experiment.model if isinstance(experiment, LEOExperiment) else experiment.learner
+    return metrics, parameters_to_vector(learner.parameters()).detach().numpy()
 
 
 def rank_of(build, dtype, size, rank, port, answers):
@@ -129,8 +157,10 @@ def by_ranks(build, dtype, size):
     ("build", "dtype", "sizes", "tolerance"),
     [
         (meta_rl, torch.float32, (2, 3, 4), 1e-5),
-        (meta_rl, torch.float64, (3,), 1e-10),
-        (supervised, torch.float32, (2, 3), 1e-5),
+        (meta_rl, torch.float64, (2, 3, 4), 1e-10),
+        (supervised, torch.float32, (2, 3, 4), 1e-5),
+        (classification, torch.float32, (3,), 1e-5),
+        (latent, torch.float32, (3,), 1e-5),
     ],
 )
 def test_any_number_of_ranks_gives_the_answer_of_one_process(build, dtype, sizes, tolerance):
