@@ -1,7 +1,8 @@
 """What more ranks bring: seconds of HalfCheetah meta-iterations on 1, 2 … ranks of one thread each, and what a model of
 the messages says of more ranks than there are cores (docs/scaling.md).
 
-Every rank count is measured in turn, several times over, so that a busy machine slows all alike.
+Within the same processes one rank alone and all ranks together take turns, iteration by iteration, so that a machine
+whose speed drifts slows both alike.
 """
 
 import dataclasses
@@ -13,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -41,12 +44,10 @@ class Options:
 
     settings: MetaRLSettings = field(default_factory=settings)
     """What is measured."""
-    ranks: tuple[int, ...] = (1, 2, 4)
-    """Numbers of ranks."""
-    iterations: int = 3
-    """Meta-iterations each time, after one that does not count."""
-    rounds: int = 3
-    """Times that every number of ranks is measured."""
+    ranks: tuple[int, ...] = (2, 4)
+    """Numbers of ranks, each compared with one."""
+    iterations: int = 7
+    """Meta-iterations of either, after one that does not count."""
     predict: tuple[int, ...] = (8, 64, 512)
     """Numbers of ranks to predict, each with one shard of ten tasks."""
     gigabits: float = 10.0
@@ -70,28 +71,36 @@ class Counted:
         return self.inner(values)
 
 
-def measure(options: Options) -> dict[str, float]:
-    """One rank's part: medians over iterations; of every time the slowest rank's."""
+def measure(options: Options) -> dict[str, Any]:
+    """One rank's part: what rank 0 alone and all ranks took for each iteration; of every time the slowest rank's."""
     torch.set_num_threads(1)
     keep_freed_memory()
     with join(600.0) as group:
-        experiment = MetaRL(ENVIRONMENT, options.settings, {"horizon": options.settings.horizon}, group=group)
         counted = Counted(group)
+        shared = MetaRL(ENVIRONMENT, options.settings, {"horizon": options.settings.horizon}, group=group)
+        alone = MetaRL(ENVIRONMENT, options.settings, {"horizon": options.settings.horizon}) if group.first else None
         group.sum = counted  # type: ignore[method-assign]
-        lines = []
+        turns = []
         for number in range(1, options.iterations + 2):
+            single = times_of(alone.iterate(number)) if alone else {}
+            group.gather(None)  # The others have waited until here.
             counted.messages = counted.bytes = 0
-            metrics = experiment.iterate(number)
-            times = {tag: value for tag, value in metrics.items() if tag.startswith("time/")}
-            slowest = [max(values) for values in zip(*group.gather(list(times.values())), strict=True)]
-            waited = min(group.gather(metrics.get("time/ranks", 0.0)))
-            found = dict(zip(times, slowest, strict=True)) | {"time/ranks": waited}
-            lines.append(found | {"messages": counted.messages, "bytes": counted.bytes})
-        medians = {tag: statistics.median(line[tag] for line in lines[1:]) for tag in lines[0]}
-        size = sum(p.numel() for p in experiment.learner.parameters())
-        medians |= {"parameters": size, "message_s": message_seconds(group, size)}
-        experiment.close()
-    return medians
+            together = times_of(shared.iterate(number))
+            slowest = [max(values) for values in zip(*group.gather(list(together.values())), strict=True)]
+            found = dict(zip(together, slowest, strict=True))
+            found["time/ranks"] = min(group.gather(together["time/ranks"]))
+            turns.append({"alone": single, "together": found, "messages": counted.messages, "bytes": counted.bytes})
+        size = sum(p.numel() for p in shared.learner.parameters())
+        found = {"turns": turns[1:], "parameters": size, "message_s": message_seconds(group, size)}
+        shared.close()
+        if alone:
+            alone.close()
+    return found
+
+
+def times_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The seconds among the metrics of one iteration."""
+    return {tag: value for tag, value in metrics.items() if tag.startswith("time/")}
 
 
 def message_seconds(group: Group, size: int) -> float:
@@ -105,8 +114,8 @@ def message_seconds(group: Group, size: int) -> float:
     return statistics.median(times) if times else 0.0
 
 
-def measured(options: Options, ranks: int) -> dict[str, float]:
-    """What `ranks` ranks of one thread each take, in processes of their own."""
+def measured(options: Options, ranks: int) -> dict[str, Any]:
+    """What rank 0 of `ranks` ranks of one thread each measured, in processes of their own."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
@@ -127,9 +136,16 @@ def all_reduce_seconds(ranks: int, size: float, bandwidth: float, latency: float
     return 2 * (ranks - 1) * (latency + size / ranks / bandwidth)
 
 
-def predictions(options: Options, alone: dict[str, float], messages: float, size: float) -> dict[str, dict[str, float]]:
-    """Seconds per iteration with ten tasks a rank: a rank's own work, and the messages."""
-    work = alone["time/iteration"] * 10 / options.settings.tasks_per_batch
+def predictions(options: Options, alone: float, messages: float, size: float) -> dict[str, dict[str, float]]:
+    """Seconds per iteration with ten tasks a rank: a rank's own work, and the messages.
+
+    Args:
+        options: what was measured, and the predicted network.
+        alone: seconds of an iteration of one rank.
+        messages: per iteration.
+        size: of one, bytes.
+    """
+    work = alone * 10 / options.settings.tasks_per_batch
     bandwidth = options.gigabits * GIGABIT
     found = {}
     for ranks in options.predict:
@@ -144,6 +160,29 @@ def predictions(options: Options, alone: dict[str, float], messages: float, size
     return found
 
 
+def summary(found: Mapping[str, Any]) -> dict[str, float]:
+    """Medians over turns, and how many times as fast all ranks are as one: median, least and most over turns."""
+    turns = found["turns"]
+    figures = {
+        f"{who}, {tag}": statistics.median(turn[who][tag] for turn in turns)
+        for who in ("alone", "together")
+        for tag in turns[0][who]
+    }
+    for tag in ("sampling", "physics", "iteration"):
+        ratios = [turn["alone"][f"time/{tag}"] / turn["together"][f"time/{tag}"] for turn in turns]
+        figures |= {
+            f"times as fast, {tag}": statistics.median(ratios),
+            f"times as fast, {tag}, least": min(ratios),
+            f"times as fast, {tag}, most": max(ratios),
+        }
+    together = figures["together, time/iteration"]
+    figures |= {tag: turns[-1][tag] for tag in ("messages", "bytes")}
+    figures |= {tag: found[tag] for tag in ("parameters", "message_s")}
+    figures["messages_over_iteration"] = figures["messages"] * figures["message_s"] / together
+    figures["waiting_and_messages_over_iteration"] = figures["together, time/ranks"] / together
+    return figures
+
+
 def main() -> None:
     """Measure, predict, print, and write if asked."""
     options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
@@ -152,21 +191,10 @@ def main() -> None:
         if os.environ["RANK"] == "0":
             options.rank_of.write_text(json.dumps(found))
         return
-    rounds = [{ranks: measured(options, ranks) for ranks in options.ranks} for _ in range(options.rounds)]
-    figures: dict[str, dict[str, float]] = {}
-    for ranks in options.ranks:
-        lines = [one[ranks] for one in rounds]
-        median = {tag: statistics.median(line[tag] for line in lines) for tag in lines[0]}
-        first = [one[options.ranks[0]] for one in rounds]
-        for tag in ("time/sampling", "time/iteration"):
-            ratios = [other[tag] / line[tag] for other, line in zip(first, lines, strict=True)]
-            median[f"speed-up, {tag.removeprefix('time/')}"] = statistics.median(ratios)
-        median["messages_over_iteration"] = median["messages"] * median["message_s"] / median["time/iteration"]
-        median["waiting_and_messages_over_iteration"] = median["time/ranks"] / median["time/iteration"]
-        figures[f"{ranks} rank{'s' if ranks > 1 else ''}"] = median
-    last = rounds[-1][options.ranks[-1]]
-    alone = figures[f"{options.ranks[0]} rank"]
-    predicted = predictions(options, alone, last["messages"], 8 * last["parameters"])
+    found = {ranks: measured(options, ranks) for ranks in options.ranks}
+    figures = {f"{ranks} ranks": summary(one) for ranks, one in found.items()}
+    few = figures[f"{options.ranks[0]} ranks"]
+    predicted = predictions(options, few["alone, time/iteration"], few["messages"], 8 * few["parameters"])
     for name, values in (figures | predicted).items():
         print(name)
         for figure, value in values.items():
@@ -174,7 +202,7 @@ def main() -> None:
     if options.out is not None:
         context = {"settings": dataclasses.asdict(options.settings), "cores": os.cpu_count(), "load": os.getloadavg()}
         machine = {"machine": platform.processor() or platform.machine()}
-        record = {"figures": figures, "predicted": predicted, "rounds": rounds} | context | machine | provenance()
+        record = {"figures": figures, "predicted": predicted, "measured": found} | context | machine | provenance()
         options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
