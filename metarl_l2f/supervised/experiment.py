@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from ..core import L2F, Attenuation, InnerLoop
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
@@ -181,7 +182,7 @@ class MetaSupervised:
         drawn = self._training_tasks(iteration)
         tasks = rows_of(drawn, share.rows)
         adaptation, gradient = self.meta_loss.gradient(tasks, self._step_weights(iteration), share)
-        if bool(torch.stack([piece.isfinite().all() for piece in gradient]).all()):
+        if get_total_norm(gradient, math.inf).isfinite():
             self._update(gradient)
         else:
             logger.warning("iteration %d: the update was rejected: its gradient is not finite", iteration)
