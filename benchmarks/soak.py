@@ -29,6 +29,7 @@ from metarl_l2f.training.metrics import METRICS_FILE
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 0.2  # Share of the iterations that does not count.
+LOOKS = 10  # Times that a run is looked at, pictures drawn; the first falls into the warm-up.
 POLL = 0.1  # Seconds between two looks for a new line of metrics.
 TOGETHER = 4  # Environments of one vector.
 FOREIGN = "Pendulum-v1"  # What copies are made of.
@@ -161,11 +162,11 @@ def main() -> None:
     rows = []
     begin = time.monotonic()
     size = ["--tasks-per-batch", str(options.tasks), "--episodes-per-task", str(options.episodes), "--horizon", "100"]
-    flags = [*size, "--inspect-every", "50"]
     for launcher, iterations in (("navigation.py", options.navigation), ("cheetah_vel.py", options.cheetah)):
         if not iterations:
             continue
         started = time.monotonic()
+        flags = [*size, "--inspect-every", str(max(1, iterations // LOOKS))]
         seen = watched(launcher, iterations, flags)
         rows += [(launcher, number, *what) for number, what in enumerate(seen, start=1)]
         record[launcher] = {

@@ -10,6 +10,7 @@ Of several ranks all iterate, validate and inspect, for they do so together; ran
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import json
 import math
 import os
@@ -212,6 +213,9 @@ def train(
                     if log is not None:
                         log.write(iteration, {**line, **found.metrics})
                         log.show(iteration, found)
+                    if inspecting:
+                        del found
+                        gc.collect()  # Matplotlib's figures are full of cycles, and megabytes large.
                 # The ranks agree on whether to stop, for each gets a signal at a moment of its own.
                 signum = group.largest(stop.signum or 0) or None
                 stopping = signum is not None
