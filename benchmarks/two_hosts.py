@@ -86,7 +86,9 @@ def start(node: int, folder: Path, options: Options, restarts: int) -> subproces
     command += ["--tasks-per-batch", "4", "--tasks-per-shard", "1", "--episodes-per-task", "4", "--horizon", "20"]
     command += ["--threads", "1", "--inspect-every", "0", "--evaluation-tasks", "0", "--validate-every", "5"]
     command += ["--rank-timeout", str(options.rank_timeout)]
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": LINKS[node], "OMP_NUM_THREADS": "1"}
+    # Else a group that starts again may meet under the addresses of the one that broke, which nobody listens to.
+    fresh = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment = os.environ | fresh | {"GLOO_SOCKET_IFNAME": LINKS[node], "OMP_NUM_THREADS": "1"}
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"node{node}.log", "w") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
