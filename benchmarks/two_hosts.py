@@ -20,6 +20,7 @@ import torch
 import tyro
 
 from metarl_l2f.training.checkpoint import load
+from metarl_l2f.training.config import provenance
 from metarl_l2f.training.metrics import read
 
 HOSTS = ("metarl-a", "metarl-b")  # Namespaces.
@@ -166,7 +167,7 @@ def main() -> None:
             outcome["same parameters"] = same(whole, back)
             print(f"interrupted and unbroken run end with the same parameters: {outcome['same parameters']}")
     if options.out is not None:
-        options.out.write_text(json.dumps(outcome, indent=1) + "\n")
+        options.out.write_text(json.dumps(outcome | provenance(), indent=1) + "\n")
 
 
 if __name__ == "__main__":
