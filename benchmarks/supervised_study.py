@@ -122,7 +122,7 @@ def over_seeds(rows: list[Row]) -> Row:
         # Of the mean of independent samples of one size: as widths are proportional to standard errors, they add up so.
         row[f"{name}_95_over_tasks"] = "" if interval is None else round(math.hypot(*widths) / len(widths), 4)
     paper = PAPER.get((row["shots"], row["inner_steps"]), {}) if row["problem"] == "sinusoid" else {}
-    row["paper"] = "" if row["disjoint"] is True else paper.get(row["method"], "")
+    row["paper"] = "" if row["disjoint"] != "none" else paper.get(row["method"], "")
     return row
 
 

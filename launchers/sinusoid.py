@@ -15,7 +15,7 @@ from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
 from metarl_l2f.launchers.supervised import RunOptions, launch, load_run
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings
-from metarl_l2f.supervised.sinusoid import FREQUENCIES, Curves, SinusoidProblem, disjoint_curves, draw_tasks
+from metarl_l2f.supervised.sinusoid import FREQUENCIES, Disjoint, SinusoidProblem, draw_tasks, train_and_test_curves
 from metarl_l2f.training.seeding import Stream, generator
 
 CURVES_DRAWN, POINTS_DRAWN = 4, 200
@@ -51,8 +51,9 @@ class Sinusoid(RunOptions):
     """Units of the network's hidden layers."""
     vary_frequency: bool = True
     """Draw frequencies from [0.8, 1.2] (Meta-SGD's protocol, which L2F follows), instead of 1 (MAML's)."""
-    disjoint: bool = False
-    """Test on amplitudes and phases that training never meets: the upper half of both ranges (Figure 4b)."""
+    disjoint: Disjoint = "none"
+    """What is tested on values that training never meets (Figure 4b): training draws it from the lower half of its
+    range, testing from the upper."""
     evaluation_tasks: int = 100
     """Curves of every repetition of the evaluation at the end; 0 skips it."""
     evaluation_repeats: int = 100
@@ -70,8 +71,7 @@ class Sinusoid(RunOptions):
 
     def problem(self) -> SinusoidProblem:
         frequency = FREQUENCIES if self.vary_frequency else (1.0, 1.0)
-        whole = Curves(frequency=frequency)
-        train, test = disjoint_curves(frequency) if self.disjoint else (whole, whole)
+        train, test = train_and_test_curves(self.disjoint, frequency)
         queries = self.shots if self.queries is None else self.queries
         return SinusoidProblem(train, test, self.shots, queries, self.hidden_sizes)
 

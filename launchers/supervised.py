@@ -54,7 +54,7 @@ class RunOptions(run.DeviceOptions):
     tasks, with pictures in TensorBoard; 0 looks never."""
     log_every: int = 100
     """Meta-iterations that one line of metrics averages."""
-    batching: Batching | Literal["auto"] = "auto"
+    batching: Literal[Batching, "auto"] = "auto"
     """Tasks of a chunk together (`vmap`), or one after another (`loop`): a matter of speed, and of the last digits.
     `auto` is `vmap`, but for images on a CPU, where vmapped convolutions are slower, `loop`."""
     task_chunk: int | None = None

@@ -27,9 +27,9 @@ from metarl_l2f.supervised.sinusoid import (
     FREQUENCIES,
     Curves,
     SinusoidProblem,
-    disjoint_curves,
     draw_tasks,
     sine,
+    train_and_test_curves,
 )
 from metarl_l2f.training import CheckpointError, checkpoint, train
 
@@ -396,10 +396,20 @@ def test_curves_cover_their_ranges_and_no_more():
     assert drawn.max(0) == pytest.approx([5.0, math.pi, 1.2], abs=2e-3)
 
 
-def test_disjoint_families_touch_but_do_not_overlap():
-    train_curves, test_curves = disjoint_curves()
-    for name in ("amplitude", "phase"):
-        assert getattr(train_curves, name)[1] == getattr(test_curves, name)[0]
+@pytest.mark.parametrize(
+    ("disjoint", "amplitudes", "phases"),
+    [
+        ("none", [(0.1, 5.0), (0.1, 5.0)], [(0.0, math.pi), (0.0, math.pi)]),
+        ("amplitude", [(0.1, 2.55), (2.55, 5.0)], [(0.0, math.pi), (0.0, math.pi)]),
+        ("phase", [(0.1, 5.0), (0.1, 5.0)], [(0.0, math.pi / 2), (math.pi / 2, math.pi)]),
+        ("both", [(0.1, 2.55), (2.55, 5.0)], [(0.0, math.pi / 2), (math.pi / 2, math.pi)]),
+    ],
+)
+def test_disjoint_families_touch_but_do_not_overlap(disjoint, amplitudes, phases):
+    families = train_and_test_curves(disjoint, (0.8, 1.2))
+    assert [family.amplitude for family in families] == amplitudes
+    assert [family.phase for family in families] == phases
+    assert {family.frequency for family in families} == {(0.8, 1.2)}
 
 
 def test_evaluation_takes_more_query_points_than_training():

@@ -51,12 +51,14 @@ def prototypical(tmp_path_factory, folder_of_images):
 def test_a_sinusoid_run_is_evaluated_drawn_and_drawn_beside_another(tmp_path, capsys):
     maml, l2f = tmp_path / "maml", tmp_path / "l2f"
     assert sinusoid.main([*TINY_SINUSOID.split(), "--method", "maml", "--log-dir", str(maml)]) == 0
-    assert sinusoid.main([*TINY_SINUSOID.split(), "--disjoint", "--beside", str(maml), "--log-dir", str(l2f)]) == 0
+    assert (
+        sinusoid.main([*TINY_SINUSOID.split(), "--disjoint", "both", "--beside", str(maml), "--log-dir", str(l2f)]) == 0
+    )
     printed = capsys.readouterr().out
     assert "L2F on sinusoid, seed 1" in printed and "mse (mean over 6 held-out tasks" in printed
     content = json.loads((l2f / "evaluation.json").read_text())
     assert np.array(content["scores"]).shape == (6, 6)
-    assert content["protocol"]["disjoint"] is True
+    assert content["protocol"]["disjoint"] == "both"
     assert {"sinusoid_fit.png", "learning_curve.png"} <= {path.name for path in l2f.iterdir()}
     assert (l2f / "sinusoid_fit.png").stat().st_size > (maml / "sinusoid_fit.png").stat().st_size
 
@@ -65,7 +67,7 @@ def test_frequencies_and_ranges_follow_their_flags():
     for flags, frequency, apart in (
         ([], (0.8, 1.2), False),
         (["--no-vary-frequency"], (1.0, 1.0), False),
-        (["--disjoint", "--no-vary-frequency"], (1.0, 1.0), True),
+        (["--disjoint", "amplitude", "--no-vary-frequency"], (1.0, 1.0), True),
     ):
         families = parse(sinusoid.Sinusoid(), flags).problem().families
         assert {family.frequency for family in families.values()} == {frequency}

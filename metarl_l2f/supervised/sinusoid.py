@@ -5,7 +5,8 @@ frequency ω too.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ EVALUATION_POINTS = 100
 """Query points per curve in validation and evaluation, as in Meta-SGD's protocol."""
 FREQUENCIES = (0.8, 1.2)
 """The papers do not print their range of frequencies; this one is used in circulating code."""
+
+Disjoint = Literal["none", "amplitude", "phase", "both"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,22 @@ class Curves:
         return generator.uniform(low, high, (number, 3))
 
 
-def disjoint_curves(frequency: tuple[float, float] = (1.0, 1.0)) -> tuple[Curves, Curves]:
-    """Train and test families that do not overlap (Figure 4b): low amplitudes and early phases, high and late ones.
+def train_and_test_curves(disjoint: Disjoint, frequency: tuple[float, float] = (1.0, 1.0)) -> tuple[Curves, Curves]:
+    """Train and test families (Figure 4): the same, or without overlap in amplitude, phase or both.
 
-    The paper's own ranges were in a supplement that is not public; these halve both ranges.
+    The ranges of Figure 4b were in a supplement that is not public; these halve a range, the lower half to train on.
+
+    Args:
+        disjoint: what testing draws from a range that training never meets.
+        frequency: range of ω, the same for both.
     """
-    (low, high), (first, last) = Curves().amplitude, Curves().phase
-    middle, half = (low + high) / 2, (first + last) / 2
-    return Curves((low, middle), (first, half), frequency), Curves((middle, high), (half, last), frequency)
+    whole = Curves(frequency=frequency)
+    lower, upper = {}, {}
+    for name in ("amplitude", "phase"):
+        if disjoint in (name, "both"):
+            low, high = getattr(whole, name)
+            lower[name], upper[name] = (low, (low + high) / 2), ((low + high) / 2, high)
+    return replace(whole, **lower), replace(whole, **upper)
 
 
 def sine(curves: np.ndarray, x: np.ndarray) -> np.ndarray:

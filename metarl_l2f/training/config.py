@@ -48,6 +48,8 @@ def from_json(kind: Any, data: Any, name: str = "the options") -> Any:
         return None if data is None else from_json(next(a for a in arguments if a is not type(None)), data, name)
     if origin is typing.Literal:
         _expect(name, data, *{type(value) for value in arguments})
+        if data not in arguments:
+            raise ValueError(f"{name} in config.json must be one of {list(arguments)}, got {data!r}")
     elif origin is tuple:
         _expect(name, data, list)
         return tuple(from_json(arguments[0], item, name) for item in data)
