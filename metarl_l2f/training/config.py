@@ -49,7 +49,9 @@ def from_json(kind: Any, data: Any, name: str = "the options") -> Any:
     if origin is typing.Literal:
         _expect(name, data, *{type(value) for value in arguments})
         if data not in arguments:
-            raise ValueError(f"{name} in config.json must be one of {list(arguments)}, got {data!r}")
+            raise ValueError(
+                f"{name} in config.json must be one of {list(arguments)}, got {data!r}; put back what was there"
+            )
     elif origin is tuple:
         _expect(name, data, list)
         return tuple(from_json(arguments[0], item, name) for item in data)
