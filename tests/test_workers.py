@@ -258,9 +258,13 @@ def test_an_interrupted_call_ends_the_workers():
     # Their answers would be taken for those of the next call.
     envs = vectorise(Drift, 1, workers=1, fault="hang", at="reset")
     (process,) = process_ids(envs)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        envs.reset(options={"task": TASKS[4:5]})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # A suite in the background starts deaf to it.
+    try:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            envs.reset(options={"task": TASKS[4:5]})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert has_ended(process)
 
 
