@@ -1,4 +1,4 @@
-"""Runs of launchers/sinusoid.py --disjoint both, tested on curves that leave the training range in one way or another."""
+"""Runs of launchers/sinusoid.py --disjoint both, tested on curves that leave the training range in one way or both."""
 
 import csv
 from dataclasses import dataclass
