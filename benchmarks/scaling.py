@@ -23,7 +23,6 @@ import torch
 import tyro
 
 from metarl_l2f import MetaRL, MetaRLSettings
-from metarl_l2f.launchers import locomotion
 from metarl_l2f.training.config import provenance
 from metarl_l2f.training.group import Group, join
 from metarl_l2f.training.memory import keep_freed_memory
@@ -35,7 +34,7 @@ GIGABIT = 1e9 / 8  # Bytes per second.
 
 def settings() -> MetaRLSettings:
     """launchers/cheetah_vel.py, with 100 steps: 40 tasks × 20 episodes, L2F."""
-    return dataclasses.replace(locomotion.settings(), horizon=100)
+    return dataclasses.replace(MetaRLSettings.for_domain("cheetah_vel"), horizon=100)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from matplotlib.figure import Figure
 
 from metarl_l2f.figures import running_speeds
-from metarl_l2f.launchers.locomotion import settings
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
-from metarl_l2f.rl.experiment import MetaRLSettings
 from metarl_l2f.rl.meta_trpo import Rollouts
+from metarl_l2f.rl.settings import MetaRLSettings
 
 FORWARD_SPEED = 13  # Column of the observation without x and y, m/s.
 
@@ -26,12 +25,14 @@ class Ant(RunOptions):
 
     goals: Literal["direction", "velocity"] = "direction"
     """The family of tasks: run forwards or backwards, or run forwards at a speed."""
-    settings: MetaRLSettings = field(default_factory=settings)
+    settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("ant"))
     """What is learned, and how."""
     min_speed: float = 0.0
     """Slowest goal, m/s; of velocity tasks."""
     max_speed: float = 3.0
     """Fastest goal, m/s; of velocity tasks."""
+
+    domain: ClassVar[str] = "ant"
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         name, arguments = {

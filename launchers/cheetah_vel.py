@@ -2,16 +2,15 @@
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 
 from metarl_l2f.figures import running_speeds
-from metarl_l2f.launchers.locomotion import settings
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
-from metarl_l2f.rl.experiment import MetaRLSettings
 from metarl_l2f.rl.meta_trpo import Rollouts
+from metarl_l2f.rl.settings import MetaRLSettings
 
 FORWARD_SPEED = 8  # Column of the observation, m/s.
 
@@ -25,7 +24,7 @@ class CheetahVel(RunOptions):
     --method maml --later-lr-factor 0.5
     """
 
-    settings: MetaRLSettings = field(default_factory=settings)
+    settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("cheetah_vel"))
     """What is learned, and how."""
     min_speed: float = 0.0
     """Slowest goal, m/s."""
@@ -33,6 +32,8 @@ class CheetahVel(RunOptions):
     """Fastest goal, m/s; goals are uniform between the two."""
     centre_of_mass: bool = True
     """Observe the centre of mass too, as the MAML code does (20 numbers); gymnasium's own observation has 17."""
+
+    domain: ClassVar[str] = "cheetah_vel"
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         return "metarl_l2f/HalfCheetahVel-v0", {

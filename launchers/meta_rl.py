@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from metarl_l2f.launchers.run import (
     read_state,
     warns_once,
 )
-from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings
+from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.meta_trpo import Rollouts
+from metarl_l2f.rl.settings import MetaRLSettings, Method
 from metarl_l2f.rl.vectorise import WorkerError
 from metarl_l2f.shards import TASKS_PER_SHARD
 from metarl_l2f.training.checkpoint import load as load_checkpoint
@@ -51,6 +52,13 @@ class RunOptions(run.DeviceOptions):
     inspect_every: int = 100
     """Meta-iterations between two looks at conflict, attenuation and the landscape of the inner loss on the validation
     tasks, with pictures in TensorBoard; 0 looks never."""
+
+    domain: ClassVar[str | None] = None
+    """What `MetaRLSettings.for_domain` calls the domain."""
+
+    def with_method(self, method: str) -> Self:
+        known = [name for name in get_args(Method) if name == method]
+        return dataclasses.replace(self, settings=MetaRLSettings.for_domain(self.domain, *known)) if known else self
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         """The environment's id and arguments."""

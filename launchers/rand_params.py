@@ -2,12 +2,11 @@
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from metarl_l2f.launchers.locomotion import settings
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
 from metarl_l2f.launchers.run import fail, parse
-from metarl_l2f.rl.experiment import MetaRLSettings
+from metarl_l2f.rl.settings import MetaRLSettings
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,14 @@ class RandParams(RunOptions):
 
     body: Literal["hopper", "walker2d"] = "walker2d"
     """Which body runs."""
-    settings: MetaRLSettings = field(default_factory=settings)
+    settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("rand_params"))
     """What is learned, and how."""
     spread: float = 1.5**3
     """Largest factor by which masses and friction grow or shrink."""
     damping_spread: float = 1.3**3
     """Largest factor by which a joint's damping grows or shrinks."""
+
+    domain: ClassVar[str] = "rand_params"
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         name = {"hopper": "HopperRandParams", "walker2d": "Walker2dRandParams"}[self.body]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -92,6 +92,10 @@ class RunOptions:
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be {smallest} or more, got {getattr(self, name)}")
 
+    def with_method(self, method: str) -> Self:
+        """These options with a method's own settings; an unknown name changes nothing, for the parser to refuse."""
+        return self
+
     def folder(self, name: str, method: str, seed: int) -> Path:
         """Where the run goes, for a launcher's name."""
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -117,7 +121,9 @@ def fail(message: object) -> int:
 
 
 def parse(default: Options, arguments: list[str] | None = None) -> Options:
-    """Read the command line; with --resume the stored run's options are the defaults and what defines it stays.
+    """Read the command line; --method sets all defaults to the method's own, which further flags override.
+
+    With --resume the stored run's options are the defaults, and what defines it stays.
 
     Raises:
         ValueError: an option that defines the run was changed on resume.
@@ -126,6 +132,8 @@ def parse(default: Options, arguments: list[str] | None = None) -> Options:
     resumed = _resumed_folder(arguments)
     if resumed is not None:
         default = from_json(type(default), read_config(resumed)["options"])
+    elif method := _value_of("--method", arguments):
+        default = default.with_method(method)
     options = tyro.cli(type(default), default=default, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     if resumed is not None:
         options = dataclasses.replace(options, log_dir=resumed, resume=resumed)
@@ -144,11 +152,17 @@ def _changed(before: RunOptions, now: RunOptions) -> list[str]:
 
 
 def _resumed_folder(arguments: list[str]) -> Path | None:
+    value = _value_of("--resume", arguments)
+    return None if value is None else Path(value)
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """The value of a flag on the command line, as `--flag value` or `--flag=value`; None without it."""
     for number, argument in enumerate(arguments):
-        if argument.startswith("--resume="):
-            return Path(argument.partition("=")[2])
-        if argument == "--resume" and number + 1 < len(arguments):
-            return Path(arguments[number + 1])
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+        if argument == flag and number + 1 < len(arguments):
+            return arguments[number + 1]
     return None
 
 

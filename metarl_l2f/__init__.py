@@ -6,9 +6,10 @@ Importing the package registers its environments with gymnasium, for example "me
 from . import envs
 from .core import L2F, Attenuation, InnerLoop
 from .networks import MLP, CategoricalPolicy, GaussianPolicy
-from .rl.experiment import Adapted, AdaptedPolicy, MetaRL, MetaRLSettings, PolicyNetwork
+from .rl.experiment import Adapted, AdaptedPolicy, MetaRL
 from .rl.meta_trpo import MetaTRPO, PolicyGradient
 from .rl.sampling import Sampler
+from .rl.settings import MetaRLSettings, PolicyNetwork
 from .rl.trpo import TrustRegion
 from .rl.vectorise import WorkerError, vectorise
 from .supervised.classification import Classifier, ImageProblem

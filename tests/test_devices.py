@@ -8,7 +8,8 @@ import torch
 from metarl_l2f import devices
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.devices import Recorded, mapped, moved, tensors_of
-from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings, PolicyNetwork
+from metarl_l2f.rl.experiment import MetaRL
+from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion
 from metarl_l2f.supervised.classification import Classifier, ImageProblem
 from metarl_l2f.supervised.episodes import Images, Shape, Task

@@ -19,7 +19,8 @@ from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.diagnostics import degree_of_conflict
 from metarl_l2f.launchers import run
 from metarl_l2f.launchers.navigation import Navigation
-from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings, PolicyNetwork
+from metarl_l2f.rl.experiment import MetaRL
+from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion
 from metarl_l2f.shards import Share
 from metarl_l2f.supervised.classification import Classifier, ImageProblem

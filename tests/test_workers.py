@@ -17,8 +17,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings, PolicyNetwork
+from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.sampling import Sampler
+from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.vectorise import WorkerError, vectorise
 from metarl_l2f.training.checkpoint import load
 from metarl_l2f.training.loop import train

@@ -4,81 +4,31 @@ Everything random is keyed by (seed, stream, iteration, task, phase), so `iterat
 learner's state and i: runs resume exactly, and two methods with one seed meet the same tasks and the same noise.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import L2F, Attenuation, InnerLoop, Params
+from ..core import L2F, Params
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
-from ..networks import Activation, CategoricalPolicy, GaussianPolicy, Policy
+from ..networks import CategoricalPolicy, GaussianPolicy, Policy
 from ..shards import TASKS_PER_SHARD, Share
 from ..training.checkpoint import load_into
 from ..training.group import Group
 from ..training.seeding import Stream, generator, torch_generator
-from .meta_trpo import MetaTRPO, PolicyGradient, Rollouts
+from .meta_trpo import MetaTRPO, Rollouts
 from .sampling import Sampler
-from .trpo import TrustRegion
+from .settings import DOMAIN_OF, MetaRLSettings
 from .vectorise import EnvSource, flattener, vectorise
 
 logger = logging.getLogger(__name__)
-
-Method = Literal["l2f", "maml"]
-
-
-@dataclass(frozen=True)
-class PolicyNetwork:
-    """The policy: Gaussian over Box actions, categorical over Discrete ones."""
-
-    hidden_sizes: tuple[int, ...] = (100, 100)
-    """Units of the hidden layers."""
-    activation: Activation = "relu"
-    """Between the layers."""
-    initial_std: float = 1.0
-    """Where the noise σ of Box actions starts; it is learned."""
-
-
-@dataclass(frozen=True)
-class MetaRLSettings:
-    """Everything that changes the numbers of a meta-RL run."""
-
-    method: Method = "l2f"
-    """`l2f`, or `maml`: the same code without attenuation."""
-    seed: int = 1
-    """Seed of everything random."""
-    tasks_per_batch: int = 20
-    """Tasks N per meta-iteration."""
-    episodes_per_task: int = 20
-    """Episodes B per task, before and again after every inner step."""
-    horizon: int = 100
-    """Steps T after which an episode is cut."""
-    policy: PolicyNetwork = field(default_factory=PolicyNetwork)
-    """The policy network."""
-    attenuation: Attenuation = field(default_factory=lambda: Attenuation(initial_gamma=0.9))
-    """How L2F attenuates; ignored by MAML."""
-    initial_std_gamma: float | None = None
-    """Attenuate the action noise σ too (log σ + log γ), starting from this γ in (0, 1), so that a policy may explore
-    loudly before adaptation and act quietly after; None keeps σ out of it. Box actions only; ignored by MAML."""
-    inner: InnerLoop = field(default_factory=InnerLoop)
-    """The inner loop."""
-    gradient: PolicyGradient = field(default_factory=PolicyGradient)
-    """The policy gradients."""
-    region: TrustRegion = field(default_factory=TrustRegion)
-    """The trust region of the meta-update."""
-
-    def __post_init__(self) -> None:
-        for name in ("tasks_per_batch", "episodes_per_task", "horizon"):
-            if getattr(self, name) < 1:
-                unit = "steps" if name == "horizon" else name.split("_")[0]
-                raise ValueError(f"{name} must be a positive number of {unit}, got {getattr(self, name)}")
-        if self.method not in ("l2f", "maml"):
-            raise ValueError(f"method must be 'l2f' or 'maml', got {self.method!r}")
 
 
 @dataclass(frozen=True)
@@ -141,7 +91,7 @@ class MetaRL:
     Args:
         env: a registered gymnasium id, or a factory of environments. The environment takes its task through
             `reset(options={"task": task})` and draws tasks by `sample_tasks(number, generator)`.
-        settings: everything that changes the numbers.
+        settings: everything that changes the numbers; by default L2F's best known in the environment's domain.
         env_kwargs: passed to the environment.
         threads: CPU threads of the meta-update, and of environments that can use them; changes no number.
         workers: processes that step the environments, 0 for this one alone; changes no number.
@@ -164,7 +114,7 @@ class MetaRL:
         tasks_per_shard: int = TASKS_PER_SHARD,
     ) -> None:
         self.env, self.env_kwargs = env, dict(env_kwargs or {})
-        self.settings = settings = settings or MetaRLSettings()
+        self.settings = settings = settings or MetaRLSettings.for_domain(DOMAIN_OF.get(str(env)))
         self.threads, self.workers, self.timeout = threads, workers, timeout
         self.env_steps = 0
         self.share = Share(settings.tasks_per_batch, group, tasks_per_shard)
@@ -385,11 +335,23 @@ def _learner(settings: MetaRLSettings, sampler: Sampler) -> L2F:
         )
     policy = _policy(settings, sampler)
     logarithmic = [name for name, _ in policy.named_parameters() if name == "log_std"]
+    if settings.method == "maml":
+        attenuation = None
+    elif settings.method == "maml-two-sigmas":
+        attenuation = dataclasses.replace(settings.attenuation, conditioning="none")
+    else:
+        attenuation = settings.attenuation
+
+    def attenuated(name: str) -> bool:
+        if name in logarithmic:
+            return settings.initial_std_gamma is not None
+        return settings.method != "maml-two-sigmas"
+
     return L2F(
         policy,
-        settings.attenuation if settings.method == "l2f" else None,
+        attenuation,
         settings.inner,
-        attenuated=lambda name: settings.initial_std_gamma is not None or name not in logarithmic,
+        attenuated=attenuated,
         logarithmic=logarithmic,
         initial_gammas={} if settings.initial_std_gamma is None else {"log_std": settings.initial_std_gamma},
         generator=torch_generator(settings.seed, Stream.INIT, 1),

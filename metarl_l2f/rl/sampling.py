@@ -120,11 +120,15 @@ class Sampler:
         return Episodes(*(torch.from_numpy(a) for a in (observations, actions, rewards, mask)))
 
     def _taken(self, action: np.ndarray) -> np.ndarray:
-        """What the environments are handed for the policy's actions (N, B, A)."""
+        """What the environments are handed for the policy's actions (N, B, A): actions of their action space.
+
+        Episodes keep the actions as drawn, for these are what the policy's density belongs to.
+        """
         space = self.envs.single_action_space
         if isinstance(space, spaces.Discrete):
             return action.argmax(-1).ravel() + space.start
-        return action.reshape(-1, *self.action_shape)
+        assert isinstance(space, spaces.Box)  # The constructor has seen to it.
+        return action.reshape(-1, *self.action_shape).clip(space.low, space.high)
 
     def _checked(self, what: str, values: Any, shape: tuple[int, ...], tasks: Sequence[Any], step: int) -> np.ndarray:
         """The values in the policy's precision, which holds them."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from metarl_l2f.rl.experiment import MetaRL, MetaRLSettings, PolicyNetwork
+from metarl_l2f.rl.experiment import MetaRL
+from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.vectorise import WorkerError
 
 HORIZON = 6

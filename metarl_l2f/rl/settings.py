@@ -1,0 +1,193 @@
+"""Everything that changes the numbers of a meta-RL run, and each method's best known setting in each domain."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Self, get_args
+
+from ..core import Attenuation, InnerLoop
+from ..networks import Activation
+from .meta_trpo import PolicyGradient
+from .trpo import TrustRegion
+
+Method = Literal["l2f", "maml", "maml-two-sigmas", "l2f-paper"]
+
+
+@dataclass(frozen=True)
+class PolicyNetwork:
+    """The policy: Gaussian over Box actions, categorical over Discrete ones."""
+
+    hidden_sizes: tuple[int, ...] = (100, 100)
+    """Units of the hidden layers."""
+    activation: Activation = "relu"
+    """Between the layers."""
+    initial_std: float = 1.0
+    """Where the noise σ of Box actions starts; it is learned."""
+
+
+@dataclass(frozen=True)
+class MetaRLSettings:
+    """Everything that changes the numbers of a meta-RL run.
+
+    A method at its best known setting in a domain is `MetaRLSettings.for_domain("navigation", "maml")`. The fields'
+    own defaults are those of the MAML paper, and for L2F a normalised embedding and γ from 0.9.
+    """
+
+    method: Method = "l2f"
+    """`l2f`: the initialisation is attenuated by factors γ that are read off the task. `maml`: the same code without
+    attenuation. `maml-two-sigmas`: MAML with a second action noise σ, which acts after adaptation: one free factor per
+    action component, learned, the same for every task. `l2f-paper`: L2F's Algorithm 1 to the letter."""
+    seed: int = 1
+    """Seed of everything random."""
+    tasks_per_batch: int = 20
+    """Tasks N per meta-iteration."""
+    episodes_per_task: int = 20
+    """Episodes B per task, before and again after every inner step."""
+    horizon: int = 100
+    """Steps T after which an episode is cut."""
+    policy: PolicyNetwork = field(default_factory=PolicyNetwork)
+    """The policy network."""
+    attenuation: Attenuation = field(default_factory=lambda: Attenuation(initial_gamma=0.9))
+    """How L2F attenuates; ignored by MAML."""
+    initial_std_gamma: float | None = None
+    """Attenuate the action noise σ too (log σ + log γ), starting from this γ in (0, 1), so that a policy may explore
+    loudly before adaptation and act quietly after; None keeps σ out of it. Box actions only; ignored by MAML."""
+    inner: InnerLoop = field(default_factory=InnerLoop)
+    """The inner loop."""
+    gradient: PolicyGradient = field(default_factory=PolicyGradient)
+    """The policy gradients."""
+    region: TrustRegion = field(default_factory=TrustRegion)
+    """The trust region of the meta-update."""
+
+    def __post_init__(self) -> None:
+        for name in ("tasks_per_batch", "episodes_per_task", "horizon"):
+            if getattr(self, name) < 1:
+                unit = "steps" if name == "horizon" else name.split("_")[0]
+                raise ValueError(f"{name} must be a positive number of {unit}, got {getattr(self, name)}")
+        if self.method not in get_args(Method):
+            raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, got {self.method!r}")
+        if self.method == "maml-two-sigmas" and self.initial_std_gamma is None:
+            raise ValueError(
+                "maml-two-sigmas needs initial_std_gamma, where the second σ starts relative to the first, in (0, 1); "
+                "MetaRLSettings.for_domain(domain, 'maml-two-sigmas') sets it"
+            )
+        if self.method == "l2f-paper" and self.attenuation == Attenuation(initial_gamma=0.9):
+            raise ValueError(
+                "l2f-paper reads γ off raw gradients, from 0.5, but attenuation is the default of l2f; use "
+                "MetaRLSettings.for_domain(domain, 'l2f-paper'), which sets all that Algorithm 1 says"
+            )
+
+    @classmethod
+    def for_domain(cls, domain: str | None = None, method: Method = "l2f") -> Self:
+        """A method at its best known setting; the launchers' defaults are these.
+
+        Args:
+            domain: `navigation`, `cheetah_dir`, `cheetah_vel`, `ant`, `rand_params`, the id of an environment of this
+                package, or None for any other environment.
+            method: the method's name.
+        Raises:
+            ValueError: the domain or the method is unknown.
+        """
+        name = DOMAIN_OF.get(domain or "", domain)
+        if name is not None and name not in DOMAINS:
+            raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, or None for any other, got {domain!r}")
+        if method not in get_args(Method):
+            raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}")
+        found = DOMAINS[name](method) if name is not None else _anywhere(method)
+        return cls(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+
+
+LOUD_THEN_QUIET = {"l2f", "maml-two-sigmas"}
+"""Methods whose policies may explore with a large σ before adaptation and act with a small one after it."""
+
+
+def _anywhere(method: Method) -> MetaRLSettings:
+    """The MAML paper's constants, in an environment that nobody has tuned for."""
+    if method == "l2f-paper":
+        return as_published(MetaRLSettings())
+    return MetaRLSettings(method, initial_std_gamma=0.5 if method == "maml-two-sigmas" else None)
+
+
+def _navigation(method: Method) -> MetaRLSettings:
+    """2D navigation; `results/navigation/README.md` tells how the constants were found.
+
+    Where σ is attenuated, steps beyond the trained one start from the quiet policy, whose gradients are larger by far,
+    hence the small factor.
+    """
+    policy = PolicyNetwork((64, 64), "tanh", initial_std=1.0)
+    if method == "l2f-paper":
+        return as_published(MetaRLSettings(policy=policy))
+    if method == "maml":
+        return MetaRLSettings(
+            "maml",
+            policy=dataclasses.replace(policy, initial_std=0.1),
+            inner=InnerLoop(inner_lr=0.003, learn_inner_lr=True, later_lr_factor=0.25),
+            gradient=PolicyGradient(discount=0.99, gae_lambda=0.9),
+            region=TrustRegion(max_kl=0.02),
+        )
+    return MetaRLSettings(
+        method,
+        policy=policy,
+        initial_std_gamma=0.15,
+        inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.001),
+        gradient=PolicyGradient(discount=0.9, gae_lambda=0.95),
+        region=TrustRegion(max_kl=0.02),
+    )
+
+
+def _locomotion(method: Method) -> MetaRLSettings:
+    """Running bodies: MAML's sizes, and the constants that `results/cheetah/README.md` tells of, for every method.
+
+    L2F and the second σ let the policy act more quietly after adaptation than before it; steps beyond the trained one
+    start from the quiet policy, whose gradients are larger, hence the small factor.
+    """
+    sizes = MetaRLSettings(tasks_per_batch=40, horizon=200, policy=PolicyNetwork((64, 64), "tanh", initial_std=0.5))
+    if method == "l2f-paper":
+        return as_published(sizes)
+    quiet = method in LOUD_THEN_QUIET
+    return dataclasses.replace(
+        sizes,
+        method=method,
+        initial_std_gamma=0.5 if quiet else None,
+        inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.05 if quiet else 0.5),
+        gradient=PolicyGradient(discount=0.99, gae_lambda=0.95),
+        region=TrustRegion(max_kl=0.05),
+    )
+
+
+def as_published(sizes: MetaRLSettings) -> MetaRLSettings:
+    """L2F's Algorithm 1 to the letter, with the MAML paper's constants, on the sizes of a domain.
+
+    γ per tensor, from 0.5 as in the official code, is read off the raw mean gradient of the episodes of θ; the inner
+    loss, log π · A, is that of the same episodes at θ̄; step sizes are fixed, and σ is not attenuated.
+    """
+    return dataclasses.replace(
+        sizes,
+        method="l2f-paper",
+        attenuation=Attenuation(embedding="raw", initial_gamma=0.5),
+        initial_std_gamma=None,
+        inner=InnerLoop(),
+        gradient=PolicyGradient(estimator="reinforce", inner_data="reuse"),
+        region=TrustRegion(),
+    )
+
+
+DOMAINS: Mapping[str, Callable[[Method], MetaRLSettings]] = {
+    "navigation": _navigation,
+    "cheetah_dir": _locomotion,
+    "cheetah_vel": _locomotion,
+    "ant": _locomotion,
+    "rand_params": _locomotion,
+}
+"""Domains by name, which is their launcher's, with each method's best known setting."""
+
+DOMAIN_OF: Mapping[str, str] = {
+    "metarl_l2f/Navigation2D-v0": "navigation",
+    "metarl_l2f/HalfCheetahDir-v0": "cheetah_dir",
+    "metarl_l2f/HalfCheetahVel-v0": "cheetah_vel",
+    "metarl_l2f/AntDir-v0": "ant",
+    "metarl_l2f/AntVel-v0": "ant",
+    "metarl_l2f/HopperRandParams-v0": "rand_params",
+    "metarl_l2f/Walker2dRandParams-v0": "rand_params",
+}
+"""The domain that each registered environment belongs to."""
