@@ -27,7 +27,7 @@ from metarl_l2f.launchers.meta_rl import USER_ERRORS
 from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_config
 from metarl_l2f.report import EVALUATION_FILE
 from metarl_l2f.training import metrics
-from metarl_l2f.training.config import flat, from_json
+from metarl_l2f.training.config import command, flat, from_json
 from metarl_l2f.training.seeding import Stream, generator
 
 FACTORS = tuple(round(0.1 * number, 1) for number in range(1, 11))
@@ -170,12 +170,12 @@ def checked(runs: tuple[Path, ...]) -> str:
                 "apart"
             )
         if not (run / EVALUATION_FILE).exists():
-            raise ValueError(f"{run} has no {EVALUATION_FILE}; finish it, or run: python launchers/evaluate.py {run}")
+            raise ValueError(f"{run} has no {EVALUATION_FILE}; finish it, or run: {command('evaluate', run)}")
         evaluated = [protocol_of(load_evaluation(one / EVALUATION_FILE)) for one in (runs[0], run)]
         if found := differences(*evaluated):
             raise ValueError(
-                f"runs in one picture must be evaluated alike, but {runs[0]} and {run} differ in {found}; run "
-                "launchers/evaluate.py on both with the same flags"
+                f"runs in one picture must be evaluated alike, but {runs[0]} and {run} differ in {found}; evaluate "
+                f"both with the same flags: {command('evaluate', run)}"
             )
     return launchers[0]
 

@@ -20,6 +20,7 @@ from metarl_l2f.launchers.run import (
 )
 from metarl_l2f.supervised.leo import PUBLISHED, LEOExperiment, LEOSettings, load_embeddings
 from metarl_l2f.training.checkpoint import load as load_checkpoint
+from metarl_l2f.training.config import command
 from metarl_l2f.training.group import Group
 from metarl_l2f.training.loop import BEST_FILE
 
@@ -56,7 +57,10 @@ class LEORun(RunOptions):
     def experiment(self, group: Group | None = None) -> LEOExperiment:
         """A new experiment of these options, shared by a group of processes, or of this one alone."""
         if self.embeddings is None:
-            raise ValueError("name a folder of embeddings with --embeddings; launchers/embeddings.py can make one")
+            raise ValueError(
+                "name a folder of embeddings with --embeddings; it is made by: "
+                + command("embeddings", "RUN", "--out", "FOLDER")
+            )
         return LEOExperiment(load_embeddings(self.embeddings), self.resolved(), group=group)
 
     def resolved(self) -> LEOSettings:

@@ -29,7 +29,7 @@ from metarl_l2f.figures import gamma_heatmap
 from metarl_l2f.report import write_report
 from metarl_l2f.training.checkpoint import CheckpointError, writing
 from metarl_l2f.training.checkpoint import load as load_checkpoint
-from metarl_l2f.training.config import from_json, provenance, to_json
+from metarl_l2f.training.config import command, from_json, provenance, to_json
 from metarl_l2f.training.group import Group, RankError, join
 from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, train
 from metarl_l2f.training.memory import keep_freed_memory
@@ -329,7 +329,7 @@ def train_and_report(
     if outcome.interrupted is not None:
         print(
             f"stopped after iteration {outcome.iteration} by {signal.Signals(outcome.interrupted).name}; "
-            f"go on with:\n  python launchers/{name}.py --resume {folder}"
+            f"go on with:\n  {command(name, '--resume', folder)}"
         )
         return 128 + outcome.interrupted
     if not group.first:

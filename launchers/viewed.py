@@ -24,6 +24,7 @@ from metarl_l2f.launchers.play import LAST_FRAME_SECONDS, USUAL_FPS, chosen_task
 from metarl_l2f.launchers.run import read_config
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.meta_trpo import Rollouts
+from metarl_l2f.training.config import command
 from metarl_l2f.training.seeding import Stream, generator
 from metarl_l2f.video import save, side_by_side
 
@@ -103,8 +104,8 @@ def tasks_of(experiment: MetaRL) -> Tasks:
     if isinstance(domain, SpeedGoals):
         return Tasks("speed", ("speed",), (domain.min_speed, domain.max_speed))
     raise ValueError(
-        f"the viewer shows goals on the plane, directions and speeds, not tasks of {experiment.env}; launchers/play.py "
-        "films any environment"
+        f"the viewer shows goals on the plane, directions and speeds, not tasks of {experiment.env}; films are made "
+        f"of any environment: {command('play', 'RUN')}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from .evaluation import Evaluation, load_evaluation
 from .training import metrics
 from .training.checkpoint import write_atomically
-from .training.config import flat
+from .training.config import command, flat
 from .training.loop import CONFIG_FILE
 
 REPORT_FILE = "report.html"
@@ -57,7 +57,7 @@ PAGE = """<!doctype html>
 {facts}
 <h2>Do it again</h2>
 <pre>{command}</pre>
-<p>At commit {commit}. Where the run's folder is still there, choose another (<code>--log-dir</code>). The numbers of a
+<p>With {origin}. Where the run's folder is still there, choose another (<code>--log-dir</code>). The numbers of a
 run depend on its options and its seed, not on the number of threads.</p>
 <h2>Configuration</h2>
 <details><summary>Every option as it was resolved</summary>
@@ -86,7 +86,7 @@ def write_report(folder: Path, question: str) -> Path:
         pictures="".join(map(_picture, sorted(folder.glob("*.png")))) or "<p>None yet.</p>",
         facts=_table(_facts(log, config)),
         command=html.escape("\n".join(_commands(log, config))),
-        commit=f"<code>{html.escape(str(config['git_commit']))}</code>",
+        origin=html.escape(_origin(config)),
         options=_table(list(flat(config["options"]).items())),
     )
     write_atomically(folder / REPORT_FILE, page.encode())
@@ -123,8 +123,14 @@ def _picture(path: Path) -> str:
 def _commands(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
     """What repeats the run: the command that began it and, if it was given more iterations later, one that goes on."""
     done, planned = (log[-1]["iteration"] if log else 0), config["options"]["iterations"]
-    resumed = f"python launchers/{config['launcher']}.py --resume FOLDER --iterations {done}"
+    resumed = command(config["launcher"], "--resume", "FOLDER", "--iterations", done)
     return [config["command"], *([resumed] if done > planned else [])]
+
+
+def _origin(config: Mapping[str, Any]) -> str:
+    """Which code made the run: the version, and the commit where it ran from a working copy."""
+    version = f"metarl_l2f {config.get('versions', {}).get('metarl_l2f', 'of an unknown version')}"
+    return version + (f", at commit {config['git_commit']}" if config["git_commit"] else "")
 
 
 def _facts(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[list[object]]:

@@ -12,6 +12,7 @@ from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import save
 from metarl_l2f.launchers import evaluate, navigation
 from metarl_l2f.report import write_report
+from metarl_l2f.training.config import command
 
 
 class Balanced(HTMLParser):
@@ -38,7 +39,8 @@ def folder(tmp_path):
         "iterations": 10,
     }
     config = {"launcher": "cheetah_vel", "options": options, "command": "python x.py --a '<b>'", "git_commit": "abc"}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"versions": {"torch": "2.13.0"}}))
+    versions = {"metarl_l2f": "0.9", "torch": "2.13.0"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"versions": versions}))
     lines = [{"iteration": i, "env_steps": 1000 * i, "time/iteration": 30.0} for i in (1, 2, 10)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
@@ -75,7 +77,16 @@ def test_a_run_that_was_given_more_iterations_takes_two_commands(folder):
     config["options"]["iterations"] = 9
     (folder / "config.json").write_text(json.dumps(config))
     page = write_report(folder, "?").read_text()
-    assert f"python x.py --a &#x27;&lt;b&gt;&#x27;\npython launchers/cheetah_vel.py {again}</pre>" in page
+    assert f"python x.py --a &#x27;&lt;b&gt;&#x27;\n{command('cheetah_vel')} {again}</pre>" in page
+
+
+@pytest.mark.parametrize(
+    ("commit", "said"), [("abc", "<p>With metarl_l2f 0.9, at commit abc. "), (None, "<p>With metarl_l2f 0.9. ")]
+)
+def test_the_version_is_named_and_the_commit_where_there_is_one(folder, commit, said):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"git_commit": commit}))
+    assert said in write_report(folder, "?").read_text()
 
 
 def test_a_run_that_is_not_evaluated_yet_says_so(folder):

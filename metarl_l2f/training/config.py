@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import types
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("metarl_l2f", "torch", "numpy", "gymnasium", "mujoco")
+DESCRIBE = ["describe", "--always", "--dirty", "--abbrev=12"]
 
 
 def to_json(value: Any) -> Any:
@@ -77,14 +80,48 @@ def provenance() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    return {"command": shlex.join(["python", *sys.argv]), "versions": versions, "git_commit": _git_commit()}
+    return {"command": command(None, *sys.argv[1:]), "versions": versions, "git_commit": _git_commit()}
+
+
+def command(launcher: str | None, *arguments: object) -> str:
+    """What to type, in a shell that has this folder and environment, to start a program of this package.
+
+    A launcher is named the way the running program was: `python launchers/NAME.py` beside a script, else
+    `python -m metarl_l2f.launchers.NAME`, which works wherever the package is installed.
+
+    Args:
+        launcher: its name, such as `navigation`; None for the running program itself.
+        arguments: of the program; they are quoted for the shell.
+    """
+    spec, script = getattr(sys.modules["__main__"], "__spec__", None), Path(sys.argv[0])
+    if launcher is None:
+        how = [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
+    elif spec is None and script.absolute().parent.name == "launchers":
+        how = [str(script.with_name(f"{launcher}.py"))]
+    else:
+        how = ["-m", f"metarl_l2f.launchers.{launcher}"]
+    return shlex.join([_interpreter(), *how, *map(str, arguments)])
+
+
+def _interpreter() -> str:
+    """`python` where that is the one that runs, else its path: make starts it without activating the environment."""
+    found, running = shutil.which("python"), Path(sys.executable or "python")
+    # Interpreters of virtual environments link to one file; their folders tell them apart.
+    if not sys.executable or (found is not None and Path(found).parent.resolve() == running.parent.resolve()):
+        return "python"
+    return os.path.relpath(running) if running.is_relative_to(Path.cwd()) else str(running)
 
 
 def _git_commit() -> str | None:
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit of the working copy that this file is tracked in, marked if changed; None for an installed package.
+
+    A package may be installed inside some other project's working copy, whose commit would say nothing.
+    """
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        for arguments in (["ls-files", "--error-unmatch", Path(__file__).name], DESCRIBE):
+            found = subprocess.run([*git, *arguments], capture_output=True, text=True, check=True, timeout=10)
+        return found.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

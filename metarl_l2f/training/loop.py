@@ -14,6 +14,7 @@ import gc
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -355,8 +356,8 @@ def _claimed(directory: Path, resume: bool) -> Iterator[None]:
         try:
             if not resume and (found := _contents(directory)):
                 raise RunExistsError(
-                    f"{directory} already holds a run ({', '.join(found)}); continue it with --resume {directory}, "
-                    "or choose another --log-dir"
+                    f"{directory} already holds a run ({', '.join(found)}); continue it with "
+                    f"--resume {shlex.quote(str(directory))}, or choose another --log-dir"
                 )
             yield
         finally:
