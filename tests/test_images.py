@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metarl_l2f.supervised import images
+from metarl_l2f.supervised import files, pictures
 from metarl_l2f.supervised.images import SPLITS, Omniglot, load_images
 
 CLASSES = {"train": ("apple", "bear"), "val": ("cup",), "test": ("dog",)}
@@ -413,10 +413,10 @@ def test_an_unreadable_image_is_named(tmp_path, content, archived):
 
 def test_an_image_too_large_for_any_data_set_is_refused(tmp_path, monkeypatch):
     write_folder(tmp_path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 15)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 15)
     with pytest.raises(ValueError, match=r"100.png cannot be read as an image: it has 4×4 pixels, more than any image"):
         load_images(tmp_path)
-    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(files, "MAX_IMAGE_BYTES", 10)
     with pytest.raises(ValueError, match=r"100.png is larger than 10 bytes, more than any image of a data set"):
         load_images(tmp_path)
 
@@ -445,7 +445,7 @@ def test_a_damaged_file_in_an_archive_is_named(tmp_path):
 
 
 def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_IMAGE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("FC100_train.pickle", bytes(10**6))
     with pytest.raises(ValueError, match=r"bomb.zip was refused: FC100_train.pickle would expand from \d+ to 1000000"):

@@ -1,13 +1,14 @@
 """Few-shot tasks: a support set to adapt to and a query set to be judged on; N-way K-shot episodes of images."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Task(NamedTuple):

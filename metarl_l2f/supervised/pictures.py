@@ -1,0 +1,100 @@
+"""Pictures of a data set, decoded when they are needed, and how they become one tensor."""
+
+import functools
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .episodes import Images, Split
+from .files import File, Tree, Unreadable
+
+# Larger ones are no pictures but mistakes or attacks: 64 million pixels.
+MAX_PIXELS = 2**26
+MAKE_ALIKE = "pass size=... (--image-size) to resize them, channels=1 or 3 (--channels) to make them all grey or RGB"
+
+
+class Picture(NamedTuple):
+    """An image that is decoded when it is opened."""
+
+    class_name: str
+    where: str
+    open: Callable[[], Image.Image]
+
+
+def stacked(pictures: list[Picture], size: int | None, channels: Literal[1, 3] | None, where: str) -> Images:
+    pictures = sorted(pictures, key=lambda picture: picture.class_name)
+    first = _decoded(pictures[0], size, channels)
+    pixels = np.empty((len(pictures), *first.shape), np.uint8)
+    for i, picture in enumerate(pictures):
+        image = _decoded(picture, size, channels)
+        if image.shape != first.shape:
+            raise ValueError(
+                f"images must have one size and mode, but {pictures[0].where} is {_shape(first)} and {picture.where} "
+                f"is {_shape(image)}; {MAKE_ALIKE}"
+            )
+        pixels[i] = image
+    counts = Counter(picture.class_name for picture in pictures)  # in the order of the sorted names
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(list(counts.values())))
+    return Images(torch.from_numpy(pixels), labels, tuple(counts), where)
+
+
+def _decoded(picture: Picture, size: int | None, channels: Literal[1, 3] | None) -> np.ndarray:
+    """(C, H, W) bytes."""
+    try:
+        image = picture.open()
+    except Unreadable:
+        raise
+    except Exception as error:  # a damaged file can fail anywhere in its decoder
+        raise ValueError(f"{picture.where} cannot be read as an image: {error}; replace it") from error
+    if image.mode.startswith(("I", "F")) or (channels is None and image.mode not in ("1", "L", "RGB")):
+        raise ValueError(
+            f"{picture.where} has the mode {image.mode!r}, and images are grey or RGB, 8 bits a channel; "
+            "pass channels=1 or 3 (--channels) to convert palettes and drop transparency, and convert other depths "
+            "yourself"
+        )
+    wanted = {None: "RGB" if image.mode == "RGB" else "L", 1: "L", 3: "RGB"}[channels]
+    image = image.convert(wanted)
+    if size is not None and image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _shape(pixels: np.ndarray) -> str:
+    channels, height, width = pixels.shape
+    return f"{height}×{width} {'grey' if channels == 1 else 'RGB'}"
+
+
+def check_overlap(tree: Tree, split: Split, pictures: list[Picture], origin: dict[str, str]) -> None:
+    """Note in `origin` where classes and images came up, and refuse those that did before."""
+    if not pictures:
+        raise ValueError(f"the split {split!r} of {tree.where} has no images; every split needs some")
+    for class_name in sorted({picture.class_name for picture in pictures}):
+        if (other := origin.setdefault(f"class {class_name}", split)) != split:
+            raise ValueError(
+                f"the splits {other!r} and {split!r} of {tree.where} share the class {class_name!r}; the classes of a "
+                "split must be new to the others, under names or numbers that count through all splits"
+            )
+    for picture in pictures:
+        here = f"{picture.class_name} ({split})"  # an object of its own, so that a second time differs
+        if (other := origin.setdefault(f"image {picture.where}", here)) is not here:
+            raise ValueError(
+                f"the image {picture.where} stands in {other} and again in {here}; it may be of one class, once"
+            )
+
+
+def image_file(content: Callable[[], bytes]) -> Image.Image:
+    image = Image.open(io.BytesIO(content()), formats=("PNG", "JPEG"))
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"it has {image.width}×{image.height} pixels, more than any image of a data set")
+    image.load()
+    return image
+
+
+def pictures_of(class_name: str, files: Iterable[File]) -> list[Picture]:
+    return [Picture(class_name, file.where, functools.partial(image_file, file.content)) for file in files]
