@@ -295,7 +295,7 @@ class Viewer:
         }
 
     def adapt(self, content: Any) -> dict[str, Any]:
-        """All runs' answers to one question, and the question in full.
+        """All runs' answers to one question, and the question in full; `held_out` marks the seed's held-out task.
 
         Args:
             content: of the question, as it came from outside.
@@ -306,9 +306,10 @@ class Viewer:
         asked = question(content, self.tasks, self.seed)
 
         def work() -> dict[str, Any]:
-            task = self._task(asked)
+            task, held_out = self._task(asked), chosen_task(self.runs[0].experiment, None, asked.seed)
             return {
                 "task": np.atleast_1d(task).tolist(),
+                "held_out": bool(np.array_equal(task, held_out)),
                 "steps": asked.steps,
                 "episodes": asked.episodes,
                 "seed": asked.seed,

@@ -93,6 +93,9 @@ def test_returns_of_the_held_out_task_are_exactly_those_of_evaluation(runs, clie
 def test_a_task_in_numbers_is_answered_like_the_same_task_by_seed(client):
     held_out = adapted(client, seed=3, steps=1)
     by_numbers = adapted(client, task=held_out["task"], seed=3, steps=1)
+    # By whichever way it came, the seed's own task is marked, for its numbers are those of evaluate.py.
+    assert held_out["held_out"] and by_numbers["held_out"]
+    assert not adapted(client, task=held_out["task"], seed=4, steps=1)["held_out"]
     for ours, theirs in zip(held_out["runs"], by_numbers["runs"], strict=True):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
@@ -488,6 +491,7 @@ def test_a_click_on_the_plane_shows_what_evaluation_gives(runs):
             page.goto(url)
             page.wait_for_selector("body[data-state=ready]")
             before = page.locator("canvas").first.screenshot()
+            held_out = page.locator(".subject").all_inner_texts()
             place = page.locator("canvas").first.bounding_box()
             page.mouse.click(place["x"] + 0.7 * place["width"], place["y"] + 0.4 * place["height"])
             page.wait_for_selector("body[data-state=ready]")
@@ -496,8 +500,14 @@ def test_a_click_on_the_plane_shows_what_evaluation_gives(runs):
                 "panels => panels.map(panel => Array.from(panel.querySelectorAll('[data-return]'), "
                 "number => [number.dataset.return, number.innerText]))"
             )
+            chosen = page.locator(".subject").all_inner_texts()
+            headings = page.locator("article").first.locator(".why h2").all_inner_texts()
             gammas = page.locator("article").first.locator("[data-name='mean.layers.0.weight']").all_inner_texts()
             assert page.locator("canvas").first.screenshot() != before
+            page.fill("#task-0", "0.6")
+            page.press("#task-0", "Enter")
+            page.wait_for_selector("body[data-state=ready]")
+            beyond = page.locator(".subject").first.inner_text()
             page.fill("#episodes", "0")
             page.press("#episodes", "Enter")
             page.wait_for_selector("body[data-state=refused]")
@@ -511,6 +521,14 @@ def test_a_click_on_the_plane_shows_what_evaluation_gives(runs):
     assert [problem for problem in problems if "400 (BAD REQUEST)" not in problem] == []
     assert refusal == "episodes must be a whole number from 1 to 100, got 0"
     assert 0.4 < goal[0] < 0.5 and 0.2 < goal[1] < 0.25  # 1.08 · 2 · (0.7 − 0.5), 1.08 · 2 · (0.5 − 0.4)
+    # Both panels say that their numbers are of one task, and of which.
+    assert len(held_out) == len(chosen) == 2
+    assert all(text.startswith("Held-out task of seed 1: goal (") for text in held_out)
+    place = ", ".join(f"{number:.2f}" for number in goal)
+    assert all(text.startswith(f"Chosen task: goal ({place}) This task's numbers alone") for text in chosen)
+    assert "means of its 20 episodes" in chosen[0]
+    assert beyond.startswith(f"Chosen task: goal (0.60, {goal[1]:.2f}), outside the range of training")
+    assert "that this task keeps" in headings[0] and "of this task to the sum of 3 training tasks" in headings[1]
     for name, shown in zip(("l2f", "maml"), numbers, strict=True):
         experiment = meta_rl.load_run(runs / name)
         rollouts = experiment.evaluate([np.array(goal, np.float32)], 20, 3, seed=1)
