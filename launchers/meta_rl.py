@@ -29,7 +29,7 @@ from metarl_l2f.launchers.run import (
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.settings import MetaRLSettings, Method
-from metarl_l2f.rl.vectorise import WorkerError
+from metarl_l2f.rl.workers import WorkerError
 from metarl_l2f.shards import TASKS_PER_SHARD
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json

@@ -11,7 +11,8 @@ from .rl.meta_trpo import MetaTRPO, PolicyGradient
 from .rl.sampling import Sampler
 from .rl.settings import MetaRLSettings, PolicyNetwork
 from .rl.trpo import TrustRegion
-from .rl.vectorise import WorkerError, vectorise
+from .rl.vectorise import vectorise
+from .rl.workers import WorkerError
 from .supervised.classification import Classifier, ImageProblem
 from .supervised.episodes import Images, Shape, Task
 from .supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings

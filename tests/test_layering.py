@@ -22,7 +22,7 @@ ALGORITHMS = tuple(
     f"metarl_l2f.{name}"
     for name in ("core", "diagnostics", "networks", "rl", "supervised", "envs", "evaluation", "launchers")
 )
-STEP_ENVIRONMENTS = ("metarl_l2f/rl/sampling.py", "metarl_l2f/rl/vectorise.py")
+STEP_ENVIRONMENTS = tuple(f"metarl_l2f/rl/{name}.py" for name in ("sampling", "vectorise", "copies", "workers"))
 VAGUE_NAMES = ("common", "helper", "helpers", "util", "utils")
 
 
@@ -101,12 +101,12 @@ def only_sampling_knows_the_simulators(sources: list[Source]) -> Iterator[str]:
         if source.path.startswith("metarl_l2f/rl/") and source.path not in STEP_ENVIRONMENTS:
             for found in imports(source):
                 if found.is_of(SIMULATORS):
-                    yield f"{found.where}: imports {found.name}; in rl/ only sampling and vectorise step environments"
+                    yield f"{found.where}: imports {found.name}; only {', '.join(STEP_ENVIRONMENTS)} step environments"
 
 
 def workers_start_without_torch(sources: list[Source]) -> Iterator[str]:
     for source in sources:
-        if source.path == "metarl_l2f/rl/vectorise.py":
+        if source.path == "metarl_l2f/rl/copies.py":
             for found in imports(source):
                 if found.is_of(["torch", "metarl_l2f"]):
                     yield f"{found.where}: imports {found.name}, but worker processes run this file as a script"
@@ -169,7 +169,7 @@ RULES = {
         ],
     },
     workers_start_without_torch: {
-        "metarl_l2f/rl/vectorise.py": ["import torch", "from torch import Tensor", "from .episodes import Episodes"],
+        "metarl_l2f/rl/copies.py": ["import torch", "from torch import Tensor", "from .episodes import Episodes"],
     },
     envs_import_only_each_other: {
         "envs/__init__.py": ["from .. import core", "import metarl_l2f", "import metarl_l2f.envs.navigation"],
@@ -208,7 +208,8 @@ ALLOWED = {
     "metarl_l2f/core.py": ["import math", "import torch", "from .networks import MLP"],
     "metarl_l2f/evaluation.py": ["import gymnasium", "from .rl import sampling"],
     "metarl_l2f/rl/sampling.py": ["import gymnasium", "import mujoco", "from .vectorise import vectorise"],
-    "metarl_l2f/rl/vectorise.py": ["import gymnasium", "import cloudpickle"],
+    "metarl_l2f/rl/copies.py": ["import gymnasium", "import cloudpickle"],
+    "metarl_l2f/rl/workers.py": ["import gymnasium", "from .copies import Copies"],
     "metarl_l2f/rl/meta_trpo.py": ["from .. import core", "from ..core import L2F", "from .sampling import Sampler"],
     "metarl_l2f/training/metrics.py": [
         "from tqdm import tqdm",

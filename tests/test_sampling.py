@@ -6,8 +6,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from metarl_l2f.rl.copies import Copies
 from metarl_l2f.rl.sampling import Sampler
-from metarl_l2f.rl.vectorise import Copies, vectorise
+from metarl_l2f.rl.vectorise import vectorise
 
 
 class Counter(gymnasium.Env):

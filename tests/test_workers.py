@@ -20,7 +20,8 @@ from gymnasium import spaces
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.sampling import Sampler
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
-from metarl_l2f.rl.vectorise import WorkerError, vectorise
+from metarl_l2f.rl.vectorise import vectorise
+from metarl_l2f.rl.workers import WorkerError
 from metarl_l2f.training.checkpoint import load
 from metarl_l2f.training.loop import train
 

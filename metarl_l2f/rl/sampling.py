@@ -14,8 +14,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from .copies import RESET_PARTS, STEP_PARTS, no_sample_tasks, parts
 from .episodes import Episodes
-from .vectorise import RESET_PARTS, STEP_PARTS, name_of, no_sample_tasks, parts
+from .vectorise import name_of
 
 Act = Callable[[Tensor, Tensor], Tensor]
 """(observations (N, B, O), noise (N, B, A)) → actions (N, B, A), one-hot where actions are discrete."""

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
-from metarl_l2f.rl.vectorise import WorkerError
+from metarl_l2f.rl.workers import WorkerError
 
 HORIZON = 6
 SETTINGS = MetaRLSettings(tasks_per_batch=2, episodes_per_task=2, horizon=HORIZON, policy=PolicyNetwork((3,)))

@@ -1,0 +1,351 @@
+"""Copies of any gymnasium environment that step together in one process; finished episodes are frozen.
+
+Run as a script, this file is a worker process of `workers.py`: a fresh Python that imports neither torch nor this
+package. All it needs arrives through its pipe, pickled by cloudpickle.
+"""
+
+import inspect
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing import connection
+from typing import Any
+
+import cloudpickle
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+Steps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+"""Observations, rewards, terminated, truncated, and an empty info."""
+
+CLOSING_SECONDS = 5.0  # For workers to close their environments, before they are terminated.
+SHOWN = 80  # Characters of a task, or of what an environment returned, in an error.
+
+RESET_PARTS = ("observation", "info")
+STEP_PARTS = ("observation", "reward", "terminated", "truncated", "info")
+
+
+class Copies(VectorEnv):
+    """Environments that are stepped one after another, in this process; finished ones stay as they are.
+
+    Args:
+        make: builds one environment; called once for each.
+        rows: numbers of the environments, for errors.
+    Raises:
+        TypeError, ValueError: the environment cannot be used here. Whatever an environment raises passes through, with
+            a note that names environment, step and task.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env], rows: range) -> None:
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.rows, self.num_envs = rows, len(rows)
+        self.name = name_of_maker(make)
+        self.tasks: Sequence[Any] | None = None
+        self.envs: list[gymnasium.Env] = []
+        try:
+            for row in rows:
+                self._add(make, row)
+        except BaseException:
+            self.close()
+            raise
+        self.single_observation_space = self.envs[0].observation_space
+        self.single_action_space = self.envs[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._shape = tuple(self.single_observation_space.shape or ())
+        self._observations = np.zeros((self.num_envs, *self._shape), self.single_observation_space.dtype)
+        self._terminated, self._truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        self._steps = -1  # Since reset; −1 before the first one.
+
+    def sample_tasks(self, number: int, generator: np.random.Generator) -> Any:
+        """Draw tasks from the environment's own distribution."""
+        if not self.envs[0].has_wrapper_attr("sample_tasks"):
+            raise no_sample_tasks(self.name)
+        return self.envs[0].get_wrapper_attr("sample_tasks")(number, generator)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode in every environment.
+
+        Args:
+            seed: s gives environment i the seed s + i; a sequence names each one's.
+            options: {"task": tasks} holds one task per environment, None for one that shall keep its own; what else
+                there is goes to all of them.
+        Returns:
+            Observations (num_envs, …), and an empty info.
+        """
+        seeds, tasks = spread_seeds(seed, self.num_envs), spread_tasks(options, self.num_envs)
+        shared = {key: value for key, value in (options or {}).items() if key != "task"}
+        self.tasks = tasks or self.tasks
+        self._steps = 0
+        index = 0
+        try:
+            for index, env in enumerate(self.envs):
+                own = {} if tasks is None or tasks[index] is None else {"task": tasks[index]}
+                observation, _ = parts(self.name, RESET_PARTS, env.reset(seed=seeds[index], options=shared | own))
+                self._store(index, observation, 0)
+        except Exception as fault:
+            fault.add_note(f"{self.name}: raised in reset, {self._where(index)}")
+            raise
+        self._terminated[:] = self._truncated[:] = False
+        return self._observations.copy(), {}
+
+    def step(self, actions: np.ndarray) -> Steps:
+        """Do one time step in every unfinished episode.
+
+        Args:
+            actions: (num_envs, …).
+        Returns:
+            Observations (num_envs, …); rewards, 0 in finished episodes, terminated and truncated, all (num_envs,); and
+            an empty info.
+        """
+        if self._steps < 0:
+            raise ValueError(f"{self.name}: step needs a running episode, got none; call reset() first")
+        rewards = np.zeros(self.num_envs)
+        index = 0
+        try:
+            for index in np.flatnonzero(~(self._terminated | self._truncated)).tolist():
+                answer = parts(self.name, STEP_PARTS, self.envs[index].step(actions[index]))
+                observation, reward, terminated, truncated, _ = answer
+                self._store(index, observation, self._steps + 1)
+                rewards[index] = _number("reward", reward)
+                self._terminated[index] = _flag("terminated", terminated)
+                self._truncated[index] = _flag("truncated", truncated)
+        except Exception as fault:
+            fault.add_note(f"{self.name}: raised at step {self._steps}, {self._where(index)}")
+            raise
+        self._steps += 1
+        return self._observations.copy(), rewards, self._terminated.copy(), self._truncated.copy(), {}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environments."""
+        for env in self.envs:
+            env.close()
+
+    def _add(self, make: Callable[[], gymnasium.Env], row: int) -> None:
+        try:
+            env = make()
+        except Exception as fault:
+            fault.add_note(f"{self.name}: raised while environment {row} was built")
+            raise
+        if not isinstance(env, gymnasium.Env):
+            raise TypeError(f"{self.name} must return a gymnasium.Env, got {env!r}")
+        if not self.envs:
+            self.name = env.unwrapped.spec.id if env.unwrapped.spec is not None else type(env.unwrapped).__name__
+            self.raw_observation_space = env.observation_space
+            _check_reset(env, self.name)
+        elif any(env.unwrapped is other.unwrapped for other in self.envs):
+            raise ValueError(
+                f"{self.name}: the function that makes the environments returned the same one twice; return a new one "
+                "at every call"
+            )
+        env = _with_box_observations(env, self.name)
+        self.envs.append(env)
+        for role in ("observation_space", "action_space"):
+            first, found = getattr(self.envs[0], role), getattr(env, role)
+            if found != first:
+                raise ValueError(
+                    f"{self.name}: environment {row} has {role} {found}, but the first one has {first}; all copies "
+                    "share one policy and need the same spaces"
+                )
+
+    def _store(self, index: int, observation: Any, step: int) -> None:
+        array, expected = _as_array(observation), self._observations.dtype
+        if array.shape != self._shape or not np.can_cast(array.dtype, expected, "same_kind"):
+            # gymnasium's own vectors would only fail to stack them.
+            raise ValueError(
+                f"{self.name}: the observation at step {step} of {self._task(index)} has shape {array.shape} and dtype "
+                f"{array.dtype}, expected {self._shape} and {expected}, those of its observation_space"
+            )
+        with np.errstate(over="ignore"):  # What the dtype cannot hold becomes infinite, which no sampler takes.
+            np.copyto(self._observations[index, ...], array, casting="same_kind")
+
+    def _task(self, index: int) -> str:
+        return "no task" if self.tasks is None else f"task {brief(self.tasks[index])}"
+
+    def _where(self, index: int) -> str:
+        return f"{self._task(index)}, environment {self.rows[index]}"
+
+
+# --- Checks ---
+
+
+def parts(name: str, expected: tuple[str, ...], answer: Any) -> tuple[Any, ...]:
+    """What an environment's reset or step returned, if it has all its parts."""
+    if not isinstance(answer, tuple | list) or len(answer) != len(expected):
+        raise ValueError(f"{name} must return the tuple ({', '.join(expected)}), got {brief(repr(answer))}")
+    return tuple(answer)
+
+
+def no_sample_tasks(name: str) -> ValueError:
+    """The error of an environment that cannot draw tasks."""
+    return ValueError(f"{name} has no sample_tasks(number, generator), which draws that many of its tasks; add it")
+
+
+def name_of_maker(make: Any) -> str:
+    """What to call an environment that is not there yet: its id, its class, or the function that makes it."""
+    while isinstance(make, partial):
+        make = make.args[0].id if make.func is gymnasium.make else make.func
+    return make if isinstance(make, str) else getattr(make, "__name__", type(make).__name__)
+
+
+def _check_reset(env: gymnasium.Env, name: str) -> None:
+    """Refuse an environment that would raise, in any of its layers, when reset with a seed and options."""
+    layer = env
+    while True:
+        parameters = inspect.signature(layer.reset).parameters
+        catches_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        missing = [key for key in ("seed", "options") if key not in parameters and not catches_all]
+        if missing:
+            raise ValueError(
+                f"{name}: {type(layer).__name__}.reset takes no {' and no '.join(missing)}, but tasks come as "
+                'reset(options={"task": task}); write it as reset(self, *, seed=None, options=None)'
+            )
+        if not isinstance(layer, gymnasium.Wrapper):
+            return
+        layer = layer.env
+
+
+def _with_box_observations(env: gymnasium.Env, name: str) -> gymnasium.Env:
+    """Flatten dictionaries, tuples and discrete observations (one-hot) into one array."""
+    space = env.observation_space
+    if isinstance(space, gymnasium.spaces.Box):
+        return env
+    if not space.is_np_flattenable:
+        raise ValueError(
+            f"{name}: the observation space {space} cannot be flattened into a Box, which policies read; wrap the "
+            "environment with gymnasium.wrappers.TransformObservation, or change its space"
+        )
+    return gymnasium.wrappers.FlattenObservation(env)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):  # Such as rows of different lengths.
+        return np.asarray(None)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, float):
+        return value
+    array = _as_array(value)
+    if array.shape == () and array.dtype.kind in "biuf":
+        return float(array)
+    raise ValueError(f"{name} must be one number, got {brief(repr(value))}")
+
+
+def _flag(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    array = _as_array(value)
+    if array.shape == () and array.dtype.kind in "biuf" and array in (0, 1):
+        return bool(array)
+    raise ValueError(f"{name} must be True or False, got {brief(repr(value))}")
+
+
+def spread_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> Sequence[int | None]:
+    if seed is None or isinstance(seed, int):
+        return [None if seed is None else seed + i for i in range(num_envs)]
+    if len(seed) != num_envs:
+        raise ValueError(f"seed must be one integer or one per environment ({num_envs}), got {len(seed)} of them")
+    return seed
+
+
+def spread_tasks(options: dict[str, Any] | None, num_envs: int) -> list[Any] | None:
+    if options is None or "task" not in options:
+        return None
+    if len(options["task"]) != num_envs:
+        raise ValueError(f'options["task"] must hold {num_envs} tasks, one per environment, got {len(options["task"])}')
+    return list(options["task"])
+
+
+def brief(task: Any) -> str:
+    text = " ".join(str(task).split())
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+# --- In the worker ---
+
+
+def _serve(pipe: connection.Connection) -> None:
+    """Answer calls until told to close, or until the pipe ends with the process at its other side."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.set_inheritable(pipe.fileno(), False)
+    threading.Thread(target=_end_with_parent, args=(pipe.fileno(),), daemon=True).start()
+    share = _Share()
+    while True:
+        try:
+            message = pipe.recv_bytes()
+        except (EOFError, OSError):
+            break
+        try:
+            method, arguments = cloudpickle.loads(message)
+            if method == "close":
+                break
+            answer = cloudpickle.dumps((True, getattr(share, method)(*arguments)))
+        except BaseException as fault:
+            text = traceback.format_exception_only(type(fault), fault)[0].strip()
+            notes = getattr(fault, "__notes__", [])
+            answer = cloudpickle.dumps((False, (text, notes, traceback.format_exc())))
+        pipe.send_bytes(answer)
+    share.close()
+
+
+def _end_with_parent(descriptor: int) -> None:
+    """End this process, even in the middle of a step, soon after the other side of its pipe is gone."""
+    hangup = select.poll()
+    hangup.register(descriptor, 0)  # No event but the hang-up, which is always reported.
+    hangup.poll()
+    time.sleep(CLOSING_SECONDS)  # An idle worker notices too, and may close its environments.
+    os._exit(1)
+
+
+class _Share:
+    """What a worker can be asked: `Copies`, built on request."""
+
+    copies: Copies | None = None
+
+    def build(self, path: list[str], make: bytes, rows: range) -> tuple[str, *tuple[gymnasium.Space, ...]]:
+        sys.path[:] = path  # Before unpickling, which imports.
+        copies = self.copies = Copies(cloudpickle.loads(make), rows)
+        return (
+            copies.name,
+            copies.raw_observation_space,
+            copies.single_observation_space,
+            copies.single_action_space,
+        )
+
+    def sample_tasks(self, number: int, generator: np.random.Generator) -> tuple[bool, Any, Any]:
+        """Whether the environment can, the tasks, and the generator's state after drawing them."""
+        copies = self._built()
+        if not copies.envs[0].has_wrapper_attr("sample_tasks"):
+            return False, None, None
+        return True, copies.sample_tasks(number, generator), generator.bit_generator.state
+
+    def reset(self, seed: Sequence[int | None], options: dict[str, Any]) -> np.ndarray:
+        return self._built().reset(seed=seed, options=options)[0]
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self._built().step(actions)[:4]
+
+    def close(self) -> None:
+        if self.copies is not None:
+            self.copies.close()
+
+    def _built(self) -> Copies:
+        assert self.copies is not None
+        return self.copies
+
+
+if __name__ == "__main__":
+    _serve(connection.Connection(int(sys.argv[1])))
