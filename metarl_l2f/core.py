@@ -199,18 +199,23 @@ class L2F(nn.Module):
     """A network with the meta-parameters of L2F: initialisation θ, attenuator φ, inner step sizes α.
 
     The module stores; its methods compute with the stored values and return adapted parameters as new tensors. Its
-    `parameters()` are what a meta-update moves and its `state_dict()` is what a checkpoint keeps.
+    `meta_parameters` are what a meta-update moves and its `state_dict()` is what a checkpoint keeps. Parameters of the
+    network that are frozen (`requires_grad=False`) are a part of θ that nothing attenuates, adapts or updates.
 
     Args:
         network: whose parameters are θ.
         attenuation: how γ is computed, or None for MAML.
         inner: the inner loop.
-        attenuated: which parameters (by name) are attenuated; all by default.
-        adapted: which parameters (by name) the inner loop moves; all by default (ANIL: the last layer's).
+        attenuated: which parameters (by name) are attenuated, of those that are not frozen; all by default.
+        adapted: which parameters (by name) the inner loop moves, of those that are not frozen; all by default (ANIL:
+            the last layer's).
         logarithmic: names of parameters that hold a logarithm (log σ), attenuated as log σ + log γ.
         initial_gammas: where γ starts for single parameters, by name, instead of where the others do.
         embedding_size: numbers in the embedding that the caller brings; with conditioning on a prototype only.
         generator: draws the attenuator's initial weights.
+
+    Raises:
+        ValueError: every parameter that is to be adapted, or attenuated, is frozen, or a name is unknown.
     """
 
     _owner: Tensor
@@ -236,8 +241,9 @@ class L2F(nn.Module):
         self.inner = inner or InnerLoop()
         self.logarithmic = tuple(logarithmic)
         shapes = {name: p.shape for name, p in network.named_parameters()}
-        self.adapted_names = _chosen("adapted", shapes, adapted)
-        self.attenuated_names = _chosen("attenuated", shapes, attenuated) if attenuation else []
+        self.frozen_names = [name for name, p in network.named_parameters() if not p.requires_grad]
+        self.adapted_names = _chosen("adapted", shapes, self.frozen_names, adapted)
+        self.attenuated_names = _chosen("attenuated", shapes, self.frozen_names, attenuated) if attenuation else []
         if unknown := set(logarithmic) - set(shapes):
             raise ValueError(f"logarithmic names no parameter of the network: {sorted(unknown)}; it has {list(shapes)}")
         self._adapted_shapes = {name: shapes[name] for name in self.adapted_names}
@@ -307,6 +313,12 @@ class L2F(nn.Module):
     def theta(self) -> Params:
         """The initialisation θ, by name."""
         return dict(self.network.named_parameters())
+
+    @property
+    def meta_parameters(self) -> list[nn.Parameter]:
+        """What a meta-update moves: θ without its frozen parameters, φ, and learned α."""
+        frozen = {f"network.{name}" for name in self.frozen_names}
+        return [p for name, p in self.named_parameters() if name not in frozen]
 
     def gamma(self, gradients: Params, prototype: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The task's attenuation γ = sigmoid(MLP_φ(e)) (Eq. 4), and the shift δ where the transform is affine.
@@ -421,8 +433,16 @@ class L2F(nn.Module):
         return path[-1], start
 
 
-def _chosen(role: str, shapes: dict[str, torch.Size], predicate: Callable[[str], bool]) -> list[str]:
-    names = [name for name in shapes if predicate(name)]
-    if not names:
+def _chosen(
+    role: str, shapes: dict[str, torch.Size], frozen: Sequence[str], predicate: Callable[[str], bool]
+) -> list[str]:
+    selected = [name for name in shapes if predicate(name)]
+    if not selected:
         raise ValueError(f"{role} selects none of the network's parameters; it has {list(shapes)}")
+    names = [name for name in selected if name not in frozen]
+    if not names:
+        raise ValueError(
+            f"{role} selects only parameters that are frozen (requires_grad=False), {selected}; unfreeze one of them "
+            "with requires_grad_(True), or select others"
+        )
     return names

@@ -362,3 +362,36 @@ def test_gamma_is_read_off_the_prototype_where_it_is_conditioned_on_one():
         torch.testing.assert_close(gamma, learner.attenuator(prototype).sigmoid())
         gammas.append(gamma)
     assert not torch.allclose(*gammas)
+
+
+# ---- frozen parameters --------------------------------------------------------------------------------------------
+
+
+def with_frozen_first():
+    network = Two()
+    network.first.requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize("inner_lr_scope", ["tensor", "weight"])
+@pytest.mark.parametrize("attenuation", [None, Attenuation()], ids=["maml", "l2f"])
+def test_a_frozen_parameter_is_neither_attenuated_nor_adapted_nor_updated(attenuation, inner_lr_scope):
+    inner = InnerLoop(inner_lr=0.1, learn_inner_lr=True, inner_lr_scope=inner_lr_scope)
+    learner = L2F(with_frozen_first(), attenuation, inner).double()
+    path, start = learner.trajectory([quadratic(1.0)])
+    gamma = 1.0 if attenuation is None else start.gamma.item()
+    # θ̄ = γ · 4;  one step: θ̄ − 0.1 (θ̄ − 1). The frozen one stays 2 throughout.
+    assert path[-1]["second"].item() == pytest.approx(4 * gamma - 0.1 * (4 * gamma - 1))
+    assert [params["first"].item() for params in path] == [2.0, 2.0]
+    assert learner.adapted_names == ["second"] and learner.step_sizes.shape == (1, 1)
+    assert learner.attenuated_names == ([] if attenuation is None else ["second"])
+    assert learner.network.first not in set(learner.meta_parameters) and "network.first" in learner.state_dict()
+    assert len(learner.meta_parameters) == len(list(learner.parameters())) - 1
+
+
+def test_a_network_that_is_frozen_altogether_is_refused():
+    network = Two().requires_grad_(False)
+    with pytest.raises(ValueError, match=r"adapted selects only parameters that are frozen.*'second'.*unfreeze"):
+        L2F(network)
+    with pytest.raises(ValueError, match="attenuated selects only parameters that are frozen"):
+        L2F(with_frozen_first(), Attenuation(), attenuated=lambda name: name == "first")

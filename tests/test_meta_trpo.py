@@ -464,3 +464,24 @@ def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(name):
         loss = surrogate_loss(meta.policy(there, data.first.observations), old, data.first)
         assert float(found.landscape.losses[number, 3]) == pytest.approx(float(loss.detach()), abs=1e-5)
     assert found.gamma.keys() == set(learner.attenuated_names)
+
+
+# ---- frozen parameters --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attenuation", [None, Attenuation(initial_gamma=0.8)], ids=["maml", "l2f"])
+@pytest.mark.parametrize("frozen", ["mean.layers.0.weight", "log_std"])
+def test_an_update_leaves_frozen_parameters_alone(attenuation, frozen):
+    network = new_policy(False, torch.Generator().manual_seed(0))
+    network.get_parameter(frozen).requires_grad_(False)
+    learner = L2F(network, attenuation, InnerLoop(inner_lr=0.05, learn_inner_lr=True), logarithmic=["log_std"])
+    sampler = Sampler(vectorise(NAVIGATION, TASKS * EPISODES), TASKS, EPISODES, HORIZON)
+    meta = MetaTRPO(learner, sampler, PolicyGradient(), TrustRegion(fisher_fraction=1.0))
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    rollouts = collected(meta)
+    assert torch.equal(rollouts.params[-1][frozen][0], before[f"network.{frozen}"])  # not adapted
+    assert meta.update(rollouts.data).accepted
+    moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
+    assert f"network.{frozen}" not in moved and "network.mean.layers.1.weight" in moved
+    assert learner.step_sizes.shape == (1, 4)  # five parameters, one of them frozen
+    meta.inspect(rollouts)

@@ -266,7 +266,7 @@ class MetaTRPO:
 
     def update(self, data: MetaData) -> StepLog:
         """Move (θ, φ, α) by one trust-region step on the surrogate."""
-        parameters = list(self.learner.parameters())
+        parameters = self.learner.meta_parameters
         origin = parameters_to_vector(parameters).detach().clone()
         before, gradient, old = self.surrogate(data)
 
@@ -297,7 +297,7 @@ class MetaTRPO:
         Returns:
             The mean; the gradient with respect to (θ, φ, α), (P,) float64; the current policies, stacked over tasks.
         """
-        parameters = list(self.learner.parameters())
+        parameters = self.learner.meta_parameters
 
         def shard(data: MetaData) -> tuple[Tensor, list[Distribution]]:
             policies = vmap(self.policies)(data)
@@ -345,11 +345,11 @@ class MetaTRPO:
         gives Jᵀ(M J v). Estimated on `fisher_fraction` of the episodes.
         """
         data = self._fisher_share(data)
-        parameters = list(self.learner.parameters())
+        parameters = self.learner.meta_parameters
 
         def build(data: MetaData) -> Graph:
             policies = vmap(self.policies)(data)
-            outputs = _outputs(policies)
+            outputs = [output.requires_grad_() for output in _outputs(policies)]  # A frozen σ is a constant.
             tangents = [torch.zeros_like(output, requires_grad=True) for output in outputs]
             pulled = torch.autograd.grad(outputs, parameters, tangents, create_graph=True)
             return Graph([data.post.weights, data.first.weights], policies, tangents, pulled)
@@ -361,7 +361,9 @@ class MetaTRPO:
             direction = [piece.view_as(p).to(p.dtype) for piece, p in zip(pieces, parameters, strict=True)]
 
             def multiply(graph: Graph) -> Tensor:
-                pushed = torch.autograd.grad(graph.pulled, graph.tangents, direction, retain_graph=True)
+                pushed = torch.autograd.grad(
+                    graph.pulled, graph.tangents, direction, retain_graph=True, materialize_grads=True
+                )
                 tangents = _regrouped(pushed, graph.policies)
                 curved = [
                     vmap(type(policy).fisher)(_detached(policy), tangent, weights)

@@ -167,7 +167,7 @@ class MetaSupervised:
             generator=torch_generator(seed, Stream.INIT, 1),
         ).to(device or "cpu")
         self.meta_loss = MetaLoss(self.learner, problem, batching, task_chunk, threads, compiled)
-        self.optimiser = torch.optim.Adam(self.learner.parameters(), self.settings.optimiser.meta_lr, fused=True)
+        self.optimiser = torch.optim.Adam(self.learner.meta_parameters, self.settings.optimiser.meta_lr, fused=True)
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._drawn: dict[int, Future[Task]] = {}
 
@@ -296,7 +296,7 @@ class MetaSupervised:
 
     def _update(self, gradient: list[Tensor]) -> None:
         clip = self.settings.optimiser.clip
-        for parameter, piece in zip(self.learner.parameters(), gradient, strict=True):
+        for parameter, piece in zip(self.learner.meta_parameters, gradient, strict=True):
             # Fused Adam pairs numbers by their place in memory, and torch.compile may place gradients in another order.
             parameter.grad = (piece if clip is None else piece.clamp(-clip, clip)).contiguous()
         self.optimiser.step()

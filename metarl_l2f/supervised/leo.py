@@ -497,8 +497,9 @@ class LEO(nn.Module):
         self.latent_lr = nn.Parameter(torch.full((latent_size,), s.latent_lr))
         self.finetuning_lr = nn.Parameter(torch.full((size,), s.finetuning_lr))
         # Every task decodes its own classifier: of this one, L2F needs the name and shape only.
-        classifier = nn.ParameterDict({"weights": nn.Parameter(torch.zeros(s.ways, size), requires_grad=False)})
+        classifier = nn.ParameterDict({"weights": nn.Parameter(torch.zeros(s.ways, size))})
         self.l2f = L2F(classifier, s.attenuation, generator=random) if s.method == "l2f" else None
+        classifier.requires_grad_(False)
 
     @property
     def params(self) -> Params:

@@ -260,7 +260,7 @@ class MetaLoss:
         key = (weights, self.learner.inner.first_order)
         if key in self._gradients:
             return self._gradients[key]
-        parameters = list(self.learner.parameters())
+        parameters = self.learner.meta_parameters
 
         def losses(tasks: Task) -> Adaptation:
             return self.over_tasks(lambda task: meta_loss(self.learner, self.problem, task, weights), tasks)
