@@ -15,8 +15,9 @@ from metarl_l2f import devices
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop
 from metarl_l2f.supervised.episodes import Images, Shape
-from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.meta_loss import Batching
+from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import FREQUENCIES, Curves, SinusoidProblem
 from metarl_l2f.training.config import provenance
 from metarl_l2f.training.memory import keep_freed_memory

@@ -21,6 +21,9 @@ class Ant(RunOptions):
 
     Ant's physics takes several times HalfCheetah's time. A sixteenth of the work also learns:
     --tasks-per-batch 10 --episodes-per-task 10 --horizon 100
+
+    --method NAME alone sets the method's own best known constants, which further flags override: l2f (the default),
+    maml, maml-two-sigmas (MAML with a second σ after adaptation) or l2f-paper (Algorithm 1 to the letter).
     """
 
     goals: Literal["direction", "velocity"] = "direction"

@@ -19,9 +19,11 @@ FORWARD_SPEED = 8  # Column of the observation, m/s.
 class CheetahVel(RunOptions):
     """Meta-train a cheetah to run at a speed that only the rewards of its own rollouts tell.
 
-    Without flags this is L2F in the paper's setting: 40 tasks of 20 episodes, 200 steps, one inner step, 500
-    meta-iterations. A quarter of the work also learns: --tasks-per-batch 20 --horizon 100. For MAML at its best add:
-    --method maml --later-lr-factor 0.5
+    Without flags this is L2F with a second σ after adaptation, at the MAML paper's size: 40 tasks of 20 episodes, 200
+    steps, one inner step, 500 meta-iterations. A quarter of the work also learns: --tasks-per-batch 20 --horizon 100
+
+    --method NAME alone sets the method's own best known constants, which further flags override: l2f (the default),
+    maml, maml-two-sigmas (MAML with a second σ after adaptation) or l2f-paper (Algorithm 1 to the letter).
     """
 
     settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("cheetah_vel"))

@@ -9,7 +9,6 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import few_shot_episode
 from metarl_l2f.launchers.image_data import ImageData
@@ -18,34 +17,28 @@ from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
 from metarl_l2f.launchers.supervised import RunOptions, best_states, launch
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
 from metarl_l2f.supervised.episodes import Shape
-from metarl_l2f.supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.experiment import MetaSupervised
+from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.training.seeding import Stream, generator
 
 Protocol = Literal["best", "official"]
-
-
-def settings() -> SupervisedSettings:
-    """MAML's sizes for 28×28 images; the attenuator reads normalised gradients."""
-    return SupervisedSettings(
-        tasks_per_batch=8,
-        attenuation=Attenuation(embedding="normalised", initial_gamma=0.9),
-        inner=InnerLoop(inner_steps=1, inner_lr=0.4),
-        optimiser=MetaOptimiser(schedule="cosine", clip=10.0),
-        validation_tasks=100,
-    )
 
 
 @dataclass(frozen=True)
 class ImageClassification(RunOptions):
     """Meta-train a classifier that learns N new classes from K images of each.
 
-    Without flags this is L2F on Glyphs, letters of many scripts that come with the package, 5-way 1-shot. First-order
+    Without flags this is L2F, with γ read off normalised gradients from 0.9, on Glyphs, letters of many scripts that
+    come with the package, 5-way 1-shot. First-order
     MAML is --method maml --first-order; Meta-SGD --method maml --learn-inner-lr --inner-lr-scope weight; ANIL
     --adapt head; MAML++ --learn-inner-lr --per-step-norm --multi-step-iterations 5000
     --first-order-iterations 2000 --inner-steps 5
+
+    --method NAME alone sets the method's own best known constants, which further flags override: l2f (the default),
+    maml, or l2f-paper (one γ per tensor from 0.5, read off raw gradients).
     """
 
-    settings: SupervisedSettings = field(default_factory=settings)
+    settings: SupervisedSettings = field(default_factory=lambda: SupervisedSettings.for_problem("image_classification"))
     """What is learned, and how."""
     images: ImageData = field(default_factory=ImageData)
     """Which images."""
@@ -78,6 +71,7 @@ class ImageClassification(RunOptions):
     """Of the evaluation: the `best` model by validation, or the `official` code's: logits of the three best averaged.
     Both print honest 95 % intervals over tasks, the second the official code's ± too."""
 
+    problem_name = "image_classification"
     convolves = True
 
     @property

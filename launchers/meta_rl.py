@@ -57,8 +57,9 @@ class RunOptions(run.DeviceOptions):
     """What `MetaRLSettings.for_domain` calls the domain."""
 
     def with_method(self, method: str) -> Self:
-        known = [name for name in get_args(Method) if name == method]
-        return dataclasses.replace(self, settings=MetaRLSettings.for_domain(self.domain, *known)) if known else self
+        if method not in get_args(Method):
+            return self
+        return dataclasses.replace(self, settings=MetaRLSettings.for_domain(self.domain, method))
 
     def environment(self) -> tuple[str, dict[str, Any]]:
         """The environment's id and arguments."""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from matplotlib.figure import Figure
 
@@ -26,8 +26,9 @@ from metarl_l2f.launchers.run import (
 )
 from metarl_l2f.shards import rows_of
 from metarl_l2f.supervised.episodes import Task
-from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.meta_loss import Batching, Problem
+from metarl_l2f.supervised.settings import Method, SupervisedSettings
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.group import Group
@@ -65,6 +66,14 @@ class RunOptions(run.DeviceOptions):
 
     convolves: ClassVar[bool] = False
     """Whether the network is made of convolutions."""
+
+    problem_name: ClassVar[str] = ""
+    """What `SupervisedSettings.for_problem` calls the problem."""
+
+    def with_method(self, method: str) -> Self:
+        if method not in get_args(Method):
+            return self
+        return dataclasses.replace(self, settings=SupervisedSettings.for_problem(self.problem_name, method))
 
     def problem(self) -> Problem:
         """What is to be learned."""

@@ -15,8 +15,9 @@ from .rl.vectorise import vectorise
 from .rl.workers import WorkerError
 from .supervised.classification import Classifier, ImageProblem
 from .supervised.episodes import Images, Shape, Task
-from .supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings
+from .supervised.experiment import MetaSupervised
 from .supervised.meta_loss import Problem
+from .supervised.settings import MetaOptimiser, SupervisedSettings
 from .supervised.sinusoid import Curves, SinusoidProblem
 
 __all__ = [

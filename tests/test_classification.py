@@ -16,7 +16,7 @@ from metarl_l2f.shards import rows_of
 from metarl_l2f.supervised.augmentation import distort
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
 from metarl_l2f.supervised.episodes import Images, Shape, draw_episodes
-from metarl_l2f.supervised.experiment import MetaOptimiser, MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.meta_loss import MetaLoss, adapt_to, meta_loss
 from metarl_l2f.supervised.prototypes import (
     PrototypeSettings,
@@ -24,6 +24,7 @@ from metarl_l2f.supervised.prototypes import (
     class_prototypes,
     distance_logits,
 )
+from metarl_l2f.supervised.settings import MetaOptimiser, SupervisedSettings
 from metarl_l2f.training import CheckpointError, Stream, checkpoint, generator, train
 
 

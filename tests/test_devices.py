@@ -13,7 +13,8 @@ from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion
 from metarl_l2f.supervised.classification import Classifier, ImageProblem
 from metarl_l2f.supervised.episodes import Images, Shape, Task
-from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.experiment import MetaSupervised
+from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem
 from metarl_l2f.training import checkpoint, train
 

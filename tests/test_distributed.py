@@ -25,8 +25,9 @@ from metarl_l2f.rl.trpo import TrustRegion
 from metarl_l2f.shards import Share
 from metarl_l2f.supervised.classification import Classifier, ImageProblem
 from metarl_l2f.supervised.episodes import Images, Shape
-from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
+from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.leo import SPLITS, Embeddings, LEOExperiment, LEOSettings
+from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem
 from metarl_l2f.training.group import Group, RankError, join
 from metarl_l2f.training.loop import train

@@ -141,7 +141,7 @@ def test_figures_tells_settings_of_one_method_apart(tmp_path, capsys):
         assert train(tmp_path / name, 1, "--method", "maml", *flags) == 0
     runs = [tmp_path / name for name in chosen]
     assert figures.labels_of(runs[:2], navigation.Navigation) == ["MAML", "MAML"]
-    labels = ["MAML, initial std 1.0"] * 2 + ["MAML, initial std 0.5"] * 2
+    labels = ["MAML, initial std 0.1"] * 2 + ["MAML, initial std 0.5"] * 2
     assert figures.labels_of(runs, navigation.Navigation) == labels
     out = tmp_path / "pictures"
     assert figures.main([*map(str, runs), "--out", str(out), "--tasks", "2", "--no-manual"]) == 0

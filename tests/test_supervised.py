@@ -17,14 +17,9 @@ from metarl_l2f.diagnostics import degree_of_conflict
 from metarl_l2f.networks import MLP
 from metarl_l2f.shards import rows_of
 from metarl_l2f.supervised.episodes import Task
-from metarl_l2f.supervised.experiment import (
-    MetaOptimiser,
-    MetaSupervised,
-    SupervisedSettings,
-    cosine,
-    multi_step_weights,
-)
+from metarl_l2f.supervised.experiment import MetaSupervised, cosine, multi_step_weights
 from metarl_l2f.supervised.meta_loss import MetaLoss, adapt_to, meta_loss, support_loss
+from metarl_l2f.supervised.settings import MetaOptimiser, SupervisedSettings
 from metarl_l2f.supervised.sinusoid import (
     EVALUATION_POINTS,
     FREQUENCIES,

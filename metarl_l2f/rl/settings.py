@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Self, get_args
+from typing import Literal, Self, cast, get_args
 
 from ..core import Attenuation, InnerLoop
 from ..networks import Activation
@@ -35,8 +35,8 @@ class MetaRLSettings:
 
     method: Method = "l2f"
     """`l2f`: the initialisation is attenuated by factors γ that are read off the task. `maml`: the same code without
-    attenuation. `maml-two-sigmas`: MAML with a second action noise σ, which acts after adaptation: one free factor per
-    action component, learned, the same for every task. `l2f-paper`: L2F's Algorithm 1 to the letter."""
+    attenuation. `maml-two-sigmas`: MAML with a second action noise σ, which acts after adaptation: one learned factor
+    on the first, the same for every task. `l2f-paper`: L2F's Algorithm 1 to the letter."""
     seed: int = 1
     """Seed of everything random."""
     tasks_per_batch: int = 20
@@ -64,8 +64,7 @@ class MetaRLSettings:
             if getattr(self, name) < 1:
                 unit = "steps" if name == "horizon" else name.split("_")[0]
                 raise ValueError(f"{name} must be a positive number of {unit}, got {getattr(self, name)}")
-        if self.method not in get_args(Method):
-            raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, got {self.method!r}")
+        _check_method(self.method)
         if self.method == "maml-two-sigmas" and self.initial_std_gamma is None:
             raise ValueError(
                 "maml-two-sigmas needs initial_std_gamma, where the second σ starts relative to the first, in (0, 1); "
@@ -78,7 +77,7 @@ class MetaRLSettings:
             )
 
     @classmethod
-    def for_domain(cls, domain: str | None = None, method: Method = "l2f") -> Self:
+    def for_domain(cls, domain: str | None = None, method: str = "l2f") -> Self:
         """A method at its best known setting; the launchers' defaults are these.
 
         Args:
@@ -91,24 +90,28 @@ class MetaRLSettings:
         name = DOMAIN_OF.get(domain or "", domain)
         if name is not None and name not in DOMAINS:
             raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, or None for any other, got {domain!r}")
-        if method not in get_args(Method):
-            raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}")
+        _check_method(method)
         found = DOMAINS[name](method) if name is not None else _anywhere(method)
         return cls(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+
+
+def _check_method(method: str) -> None:
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}")
 
 
 LOUD_THEN_QUIET = {"l2f", "maml-two-sigmas"}
 """Methods whose policies may explore with a large σ before adaptation and act with a small one after it."""
 
 
-def _anywhere(method: Method) -> MetaRLSettings:
+def _anywhere(method: str) -> MetaRLSettings:
     """The MAML paper's constants, in an environment that nobody has tuned for."""
     if method == "l2f-paper":
         return as_published(MetaRLSettings())
-    return MetaRLSettings(method, initial_std_gamma=0.5 if method == "maml-two-sigmas" else None)
+    return MetaRLSettings(cast(Method, method), initial_std_gamma=0.5 if method == "maml-two-sigmas" else None)
 
 
-def _navigation(method: Method) -> MetaRLSettings:
+def _navigation(method: str) -> MetaRLSettings:
     """2D navigation; `results/navigation/README.md` tells how the constants were found.
 
     Where σ is attenuated, steps beyond the trained one start from the quiet policy, whose gradients are larger by far,
@@ -126,7 +129,7 @@ def _navigation(method: Method) -> MetaRLSettings:
             region=TrustRegion(max_kl=0.02),
         )
     return MetaRLSettings(
-        method,
+        cast(Method, method),
         policy=policy,
         initial_std_gamma=0.15,
         inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.001),
@@ -135,7 +138,7 @@ def _navigation(method: Method) -> MetaRLSettings:
     )
 
 
-def _locomotion(method: Method) -> MetaRLSettings:
+def _locomotion(method: str) -> MetaRLSettings:
     """Running bodies: MAML's sizes, and the constants that `results/cheetah/README.md` tells of, for every method.
 
     L2F and the second σ let the policy act more quietly after adaptation than before it; steps beyond the trained one
@@ -147,7 +150,7 @@ def _locomotion(method: Method) -> MetaRLSettings:
     quiet = method in LOUD_THEN_QUIET
     return dataclasses.replace(
         sizes,
-        method=method,
+        method=cast(Method, method),
         initial_std_gamma=0.5 if quiet else None,
         inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.05 if quiet else 0.5),
         gradient=PolicyGradient(discount=0.99, gae_lambda=0.95),
@@ -172,7 +175,7 @@ def as_published(sizes: MetaRLSettings) -> MetaRLSettings:
     )
 
 
-DOMAINS: Mapping[str, Callable[[Method], MetaRLSettings]] = {
+DOMAINS: Mapping[str, Callable[[str], MetaRLSettings]] = {
     "navigation": _navigation,
     "cheetah_dir": _locomotion,
     "cheetah_vel": _locomotion,

@@ -10,14 +10,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from ..core import L2F, Attenuation, InnerLoop
+from ..core import L2F
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
 from ..shards import Share, rows_of
 from ..training.checkpoint import load_into
@@ -25,73 +24,12 @@ from ..training.group import Group
 from ..training.seeding import Stream, generator, torch_generator
 from .episodes import Split, Task
 from .meta_loss import Batching, MetaLoss, Problem
+from .settings import SupervisedSettings
 
 logger = logging.getLogger(__name__)
 
 TASKS_AT_ONCE = 100
 """Tasks that evaluation holds in memory together."""
-Method = Literal["l2f", "maml"]
-Schedule = Literal["constant", "cosine"]
-
-
-@dataclass(frozen=True)
-class MetaOptimiser:
-    """The meta-update: Adam on (θ, φ, α)."""
-
-    meta_lr: float = 1e-3
-    """Adam's step size."""
-    schedule: Schedule = "constant"
-    """Its step size over training: `constant`, or `cosine` down to final_lr (MAML++)."""
-    final_lr: float = 1e-5
-    """Where the cosine schedule ends."""
-    clip: float | None = None
-    """Clamp every entry of the meta-gradient to ±clip; the official code uses 10 for images."""
-    first_order_iterations: int = 0
-    """Meta-iterations at the beginning with first-order gradients, second order after (MAML++'s annealing)."""
-    multi_step_iterations: int = 0
-    """Meta-iterations over which the loss anneals from all inner steps alike to the last alone (MAML++'s multi-step
-    loss); 0 counts the last step only."""
-
-    def __post_init__(self) -> None:
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule must be one of {get_args(Schedule)}, got {self.schedule!r}")
-        for name in ("meta_lr", "final_lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} must be a positive, finite step size, got {getattr(self, name)}")
-        if self.clip is not None and not 0 < self.clip <= torch.finfo(torch.float32).max:
-            raise ValueError(f"clip must be positive and finite, or None for no clipping, got {self.clip}")
-        for name in ("first_order_iterations", "multi_step_iterations"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class SupervisedSettings:
-    """Everything that changes the numbers of a supervised run, but for the problem's own."""
-
-    method: Method = "l2f"
-    """`l2f`, or `maml`: the same code without attenuation."""
-    seed: int = 1
-    """Seed of everything random."""
-    tasks_per_batch: int = 25
-    """Tasks N per meta-iteration."""
-    attenuation: Attenuation = field(default_factory=lambda: Attenuation(embedding="raw"))
-    """How L2F attenuates; ignored by MAML."""
-    inner: InnerLoop = field(default_factory=lambda: InnerLoop(inner_lr=0.01))
-    """The inner loop."""
-    optimiser: MetaOptimiser = field(default_factory=MetaOptimiser)
-    """The meta-update."""
-    validation_tasks: int = 100
-    """Tasks of every validation, the same each time."""
-    diagnostics_every: int = 100
-    """Meta-iterations between two measurements of conflict."""
-
-    def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise ValueError(f"method must be one of {get_args(Method)}, got {self.method!r}")
-        for name in ("tasks_per_batch", "validation_tasks", "diagnostics_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
 
 def multi_step_weights(steps: int, progress: float) -> tuple[float, ...]:
@@ -159,7 +97,7 @@ class MetaSupervised:
             )
         self.learner = L2F(
             problem.network(torch_generator(seed, Stream.INIT)),
-            attenuation if self.settings.method == "l2f" else None,
+            attenuation if self.settings.method != "maml" else None,
             self.settings.inner,
             adapted=adapted,
             attenuated=attenuated,

@@ -1,0 +1,115 @@
+"""Everything that changes the numbers of a supervised run, and each method's best known setting for each problem."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, get_args
+
+import torch
+
+from ..core import Attenuation, InnerLoop
+
+Method = Literal["l2f", "maml", "l2f-paper"]
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True)
+class MetaOptimiser:
+    """The meta-update: Adam on (θ, φ, α)."""
+
+    meta_lr: float = 1e-3
+    """Adam's step size."""
+    schedule: Schedule = "constant"
+    """Its step size over training: `constant`, or `cosine` down to final_lr (MAML++)."""
+    final_lr: float = 1e-5
+    """Where the cosine schedule ends."""
+    clip: float | None = None
+    """Clamp every entry of the meta-gradient to ±clip; the official code uses 10 for images."""
+    first_order_iterations: int = 0
+    """Meta-iterations at the beginning with first-order gradients, second order after (MAML++'s annealing)."""
+    multi_step_iterations: int = 0
+    """Meta-iterations over which the loss anneals from all inner steps alike to the last alone (MAML++'s multi-step
+    loss); 0 counts the last step only."""
+
+    def __post_init__(self) -> None:
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule must be one of {get_args(Schedule)}, got {self.schedule!r}")
+        for name in ("meta_lr", "final_lr"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} must be a positive, finite step size, got {getattr(self, name)}")
+        if self.clip is not None and not 0 < self.clip <= torch.finfo(torch.float32).max:
+            raise ValueError(f"clip must be positive and finite, or None for no clipping, got {self.clip}")
+        for name in ("first_order_iterations", "multi_step_iterations"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class SupervisedSettings:
+    """Everything that changes the numbers of a supervised run, but for the problem's own.
+
+    A method at its best known setting for a problem is `SupervisedSettings.for_problem("sinusoid", "maml")`. The
+    fields' own defaults are those of the L2F paper and of its official code.
+    """
+
+    method: Method = "l2f"
+    """`l2f`: the initialisation is attenuated by factors γ that are read off the task. `maml`: the same code without
+    attenuation. `l2f-paper`: L2F as published, one γ per tensor from 0.5, read off raw gradients."""
+    seed: int = 1
+    """Seed of everything random."""
+    tasks_per_batch: int = 25
+    """Tasks N per meta-iteration."""
+    attenuation: Attenuation = field(default_factory=lambda: Attenuation(embedding="raw"))
+    """How L2F attenuates; ignored by MAML."""
+    inner: InnerLoop = field(default_factory=lambda: InnerLoop(inner_lr=0.01))
+    """The inner loop."""
+    optimiser: MetaOptimiser = field(default_factory=MetaOptimiser)
+    """The meta-update."""
+    validation_tasks: int = 100
+    """Tasks of every validation, the same each time."""
+    diagnostics_every: int = 100
+    """Meta-iterations between two measurements of conflict."""
+
+    def __post_init__(self) -> None:
+        _check_method(self.method)
+        for name in ("tasks_per_batch", "validation_tasks", "diagnostics_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+
+    @classmethod
+    def for_problem(cls, problem: str, method: str = "l2f") -> Self:
+        """A method at its best known setting; the launchers' defaults are these.
+
+        Args:
+            problem: `sinusoid`, or `image_classification`.
+            method: the method's name.
+        Raises:
+            ValueError: the problem or the method is unknown.
+        """
+        if problem not in PROBLEMS:
+            raise ValueError(f"problem must be one of {', '.join(PROBLEMS)}, got {problem!r}")
+        _check_method(method)
+        as_published = {"attenuation": Attenuation(embedding="raw")} if method == "l2f-paper" else {}
+        return cls(**{"method": method, **PROBLEMS[problem], **as_published})
+
+
+def _check_method(method: str) -> None:
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}")
+
+
+PROBLEMS: Mapping[str, Mapping[str, Any]] = {
+    "sinusoid": {
+        "attenuation": Attenuation(scope="filter", embedding="normalised", initial_gamma=0.9),
+        "inner": InnerLoop(inner_steps=1, inner_lr=0.01, later_lr_factor=1.0),
+        "optimiser": MetaOptimiser(clip=1.0),
+    },
+    "image_classification": {
+        "tasks_per_batch": 8,
+        "attenuation": Attenuation(embedding="normalised", initial_gamma=0.9),
+        "inner": InnerLoop(inner_steps=1, inner_lr=0.4),
+        "optimiser": MetaOptimiser(schedule="cosine", clip=10.0),
+    },
+}
+"""Problems by name, which is their launcher's, with what their settings change: the papers' sizes, and for what the
+papers leave open the choices of `results/sinusoid/README.md` and `results/images/README.md`."""
