@@ -17,8 +17,8 @@ from metarl_l2f.rl.settings import MetaRLSettings
 class Navigation(RunOptions):
     """Meta-train a policy on 2D navigation: walk to a goal you cannot see, after adapting to your own rollouts.
 
-    Without flags this is L2F with a second σ after adaptation, tuned on pilot seeds: 20 tasks of 20 episodes, 100 steps,
-    one inner step, 500 meta-iterations.
+    Without flags this is L2F with a second σ after adaptation, tuned on pilot seeds: 20 tasks of 20 episodes, 100
+    steps, one inner step, 500 meta-iterations.
 
     --method NAME alone sets the method's own best known constants, which further flags override: l2f (the default),
     maml, maml-two-sigmas (MAML with a second σ after adaptation) or l2f-paper (Algorithm 1 to the letter).
