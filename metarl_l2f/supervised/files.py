@@ -11,7 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-IMAGE = re.compile(r"\.(?i:png|jpe?g)$")
+FORMATS: dict[str, tuple[str, ...]] = {
+    "PNG": ("png", "apng"),
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
+    "BMP": ("bmp",),
+    "GIF": ("gif",),
+    "WEBP": ("webp",),
+    "TIFF": ("tif", "tiff"),
+    "PPM": ("pbm", "pgm", "ppm", "pnm"),
+    "JPEG2000": ("jp2", "j2k"),
+    "AVIF": ("avif",),
+}
+"""Formats of pictures that are read, as Pillow names them, and the endings of their files. Formats without a signature
+(TGA) are left out, since a damaged file would pass for one, and those that start another program (EPS)."""
+IMAGE = re.compile(rf"\.(?i:{'|'.join(ending for endings in FORMATS.values() for ending in endings)})$")
 # A layout may stand this many folders below the path given: data.zip/cifar100/splits/...
 WRAPPERS = 3
 # Folders below this depth belong to no layout.

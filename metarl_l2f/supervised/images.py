@@ -28,11 +28,15 @@ def load_images(
 ) -> dict[Split, Images]:
     """Read an image data set of any known layout, whole, as bytes.
 
+    Pictures are of any format in `files.FORMATS`, whatever their names end in; each stands as its orientation tag says.
+    Of an animation the first image is read.
+
     Args:
         path: a folder in one of LAYOUTS, a zip archive of one, or a folder that holds such archives.
         size: height and width in pixels that every image is resized to (Lanczos, as in MAML's script; antialiased, and
             stretched where it was not square). None keeps them as they are, but Omniglot's become 28×28.
-        channels: 1 makes every image grey, 3 makes it RGB; None keeps grey grey and RGB RGB, which may not be mixed.
+        channels: 1 makes every image grey, 3 makes it RGB, and both lay transparent images on white; None keeps grey
+            grey and RGB RGB, which may not be mixed, and refuses images with transparency or a palette.
         omniglot: splits and rotations for Omniglot, the defaults if None; ink is bright on black.
 
     Returns:
@@ -57,7 +61,7 @@ def load_images(
         splits: dict[Split, Images] = {}
         origin: dict[str, str] = {}
         for split in SPLITS:
-            pictures = layout.read(tree, split)
+            pictures = sorted(layout.read(tree, split), key=lambda picture: picture.class_name)
             check_overlap(tree, split, pictures, origin)
             splits[split] = stacked(pictures, size, channels, str(path))
     shapes = {split: tuple(images.pixels.shape[1:]) for split, images in splits.items()}

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from ..training.seeding import Stream, generator
 from .episodes import SPLITS, Split
 from .files import File, Tree, class_folder, listed
-from .pictures import Picture, pictures_of
+from .pictures import Picture, on_white, pictures_of
 
 # Of Omniglot; but train/character01/ is a class of an image folder.
 CHARACTER = re.compile(r"(?:.*/)?(?P<alphabet>(?!(?:train|val|test)/)[^/]+)/(?P<character>character\d+)")
@@ -96,4 +96,4 @@ def _without_copies(files: list[File]) -> list[File]:
 
 
 def _inverted(open_picture: Callable[[], Image.Image]) -> Image.Image:
-    return ImageOps.invert(open_picture().convert("L"))
+    return ImageOps.invert(on_white(open_picture(), "L"))

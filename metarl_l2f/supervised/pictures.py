@@ -1,5 +1,6 @@
 """Pictures of a data set, decoded when they are needed, and how they become one tensor."""
 
+import contextlib
 import functools
 import io
 from collections import Counter
@@ -8,10 +9,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 
 from .episodes import Images, Split
-from .files import File, Tree, Unreadable
+from .files import FORMATS, File, Tree, Unreadable
 
 # Larger ones are no pictures but mistakes or attacks: 64 million pixels.
 MAX_PIXELS = 2**26
@@ -27,7 +28,17 @@ class Picture(NamedTuple):
 
 
 def stacked(pictures: list[Picture], size: int | None, channels: Literal[1, 3] | None, where: str) -> Images:
-    pictures = sorted(pictures, key=lambda picture: picture.class_name)
+    """Decode pictures into one tensor.
+
+    Args:
+        pictures: n, class by class.
+        size: height and width in pixels to resize to, or None to keep them.
+        channels: 1 for grey, 3 for RGB, None for either as stored.
+        where: where they come from, for messages.
+
+    Raises:
+        ValueError: a picture cannot be read, or they differ in size or mode.
+    """
     first = _decoded(pictures[0], size, channels)
     pixels = np.empty((len(pictures), *first.shape), np.uint8)
     for i, picture in enumerate(pictures):
@@ -38,7 +49,7 @@ def stacked(pictures: list[Picture], size: int | None, channels: Literal[1, 3] |
                 f"is {_shape(image)}; {MAKE_ALIKE}"
             )
         pixels[i] = image
-    counts = Counter(picture.class_name for picture in pictures)  # in the order of the sorted names
+    counts = Counter(picture.class_name for picture in pictures)
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(list(counts.values())))
     return Images(torch.from_numpy(pixels), labels, tuple(counts), where)
 
@@ -47,22 +58,31 @@ def _decoded(picture: Picture, size: int | None, channels: Literal[1, 3] | None)
     """(C, H, W) bytes."""
     try:
         image = picture.open()
+        if not image.mode.startswith(("I", "F")) and (channels or image.mode in ("1", "L", "RGB")):
+            image = on_white(image, {None: "RGB" if image.mode == "RGB" else "L", 1: "L", 3: "RGB"}[channels])
     except Unreadable:
         raise
     except Exception as error:  # a damaged file can fail anywhere in its decoder
         raise ValueError(f"{picture.where} cannot be read as an image: {error}; replace it") from error
-    if image.mode.startswith(("I", "F")) or (channels is None and image.mode not in ("1", "L", "RGB")):
+    if image.mode not in ("L", "RGB"):
         raise ValueError(
             f"{picture.where} has the mode {image.mode!r}, and images are grey or RGB, 8 bits a channel; "
-            "pass channels=1 or 3 (--channels) to convert palettes and drop transparency, and convert other depths "
-            "yourself"
+            "pass channels=1 or 3 (--channels) to convert palettes and inks and lay transparent images on white, and "
+            "convert other depths yourself"
         )
-    wanted = {None: "RGB" if image.mode == "RGB" else "L", 1: "L", 3: "RGB"}[channels]
-    image = image.convert(wanted)
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def on_white(image: Image.Image, mode: str) -> Image.Image:
+    """An image in the mode "L" or "RGB"; where it is transparent, white paper shows."""
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image.convert("RGBA"))
+        image = paper
+    return image.convert(mode)
 
 
 def _shape(pixels: np.ndarray) -> str:
@@ -89,12 +109,32 @@ def check_overlap(tree: Tree, split: Split, pictures: list[Picture], origin: dic
 
 
 def image_file(content: Callable[[], bytes]) -> Image.Image:
-    image = Image.open(io.BytesIO(content()), formats=("PNG", "JPEG"))
+    """Decode a file of one of FORMATS, whichever its name says, the way up that its orientation tag asks for.
+
+    Of several images in one file, an animation or pages, this is the first.
+    """
+    image = Image.open(io.BytesIO(content()), formats=tuple(FORMATS))
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"it has {image.width}×{image.height} pixels, more than any image of a data set")
+    _scale_transparent_colour(image)
     image.load()
+    with contextlib.suppress(SyntaxError):  # Pillow's word for tags that are damaged; the picture need not be
+        ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
+def _scale_transparent_colour(image: ImageFile.ImageFile) -> None:
+    """Let the one colour that a PNG declares transparent be in bytes, as its pixels will be.
+
+    Pillow stretches pixels of 2 and 4 bits and shortens those of 16, but leaves this colour as the file has it.
+    """
+    match image.info.get("transparency"), image.tile[0][3] if image.format == "PNG" and image.tile else None:
+        case int(grey), "L;2" | "L;4" as raw:
+            image.info["transparency"] = grey * {"L;2": 85, "L;4": 17}[raw]
+        case tuple(colour), "RGB;16B":
+            image.info["transparency"] = tuple(channel >> 8 for channel in colour)
+
+
 def pictures_of(class_name: str, files: Iterable[File]) -> list[Picture]:
+    """One class's files, to be decoded later."""
     return [Picture(class_name, file.where, functools.partial(image_file, file.content)) for file in files]
