@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             vectors = np.empty((len(order), network.embedding_size), np.float32)
             for rows in np.array_split(order, max(1, round(len(order) / IMAGES_AT_ONCE))):
                 vectors[rows] = network.embed(images.pixels[rows].float() / 255).numpy()
-            names = [images.classes[label].replace("-", "_") for label in images.labels.tolist()]
+            names = [images.classes[label] for label in images.labels.tolist()]
             path = save_embeddings(options.out, split, vectors, names)
             print(
                 f"wrote {path}: {len(images.classes)} classes, {len(vectors)} images, {vectors.shape[1]} numbers each"

@@ -253,6 +253,13 @@ def test_a_pickle_cut_short_is_refused_by_its_name(tmp_path, protocol):
             load_arrays(path)
 
 
+def test_a_file_that_goes_on_after_its_pickle_is_refused():
+    first, second = pickle.dumps(PLAIN["bytes"]), pickle.dumps([1])
+    assert exactly_equal(read_arrays(io.BytesIO(first), "the file"), PLAIN["bytes"])
+    with pytest.raises(ValueError, match=r"the file is not a whole pickle .*it goes on after the end of the pickle"):
+        read_arrays(io.BytesIO(first + second), "the file")
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"PK\x03\x04", b"\x89PNG\r\n", b"filename,label\n", b"\x80\x09.", b"\x00" * 99]
 )

@@ -25,12 +25,12 @@ TINY_IMAGES = (
 
 @pytest.fixture(scope="module")
 def folder_of_images(tmp_path_factory):
-    """A data set in folders: three splits of four classes of six images."""
+    """A data set in folders: three splits of four classes of six images, whose names differ by "-" and "_" alone."""
     root = tmp_path_factory.mktemp("data") / "tiny"
     random = np.random.default_rng(0)
     for split in ("train", "val", "test"):
-        for number in range(4):
-            folder = root / split / f"{split} class {number}"
+        for name in ("a-b", "a_b", "a-b_", "a_b-"):
+            folder = root / split / f"{split} {name}"
             folder.mkdir(parents=True)
             pattern = random.integers(0, 200, (16, 16))
             for image in range(6):
@@ -222,6 +222,9 @@ def test_leo_learns_from_embeddings_made_here(tmp_path, prototypical, capsys):
     assert {split: data.vectors.shape for split, data in made.items()} == dict.fromkeys(
         ("train", "val", "test"), (24, 4)
     )
+    for split, data in made.items():
+        assert set(data.classes) == {f"{split} {name}" for name in ("a-b", "a_b", "a-b_", "a_b-")}
+        assert data.counts.tolist() == [6] * 4
     flags = "--iterations 2 --ways 3 --queries 2 --tasks-per-batch 2 --validation-tasks 2 --evaluation-tasks 3"
     arguments = [*flags.split(), "--embeddings", str(files), "--log-dir", str(tmp_path / "leo")]
     assert leo.main(arguments) == 0

@@ -16,7 +16,9 @@ import itertools
 import logging
 import math
 import pickle
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,6 +45,8 @@ Method = Literal["l2f", "leo"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+_ESCAPES = str.maketrans({letter: f"%{ord(letter):02X}" for letter in "%-_"})
+_ESCAPED = re.compile("%(25|2D|5F)")
 ACCEPTED = "a pickled dict of `keys`, n strings <image>-<class>-<file>, and `embeddings`, an array (n, D) of numbers"
 TASKS_AT_ONCE = 100
 """Tasks that validation and evaluation hold in memory together."""
@@ -123,20 +127,22 @@ def save_embeddings(folder: Path, split: Split, vectors: np.ndarray, class_names
         folder: where to; made if missing.
         split: which.
         vectors: (n, D), normalised or not.
-        class_names: of each row; without "-", which separates the parts of a key.
+        class_names: of each row. LEO's own reader ends a class name at "-" and at "_", so that these two, and "%",
+            are written as %2D, %5F and %25; `load_embeddings` turns them back.
     Returns:
         The file's path.
     Raises:
-        ValueError: vectors and names do not fit each other, or a name is not a class name.
+        ValueError: vectors and names do not fit each other, or a name is empty.
     """
     vectors = np.asarray(vectors, dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(class_names):
         raise ValueError(
             f"vectors must be (n, D), one class name per row, got {vectors.shape}, {len(class_names)} names"
         )
-    if refused := [name for name in class_names if not name or "-" in name]:
-        raise ValueError(f'a class name must not be empty nor contain "-", got {refused[0]!r}; write "_" instead')
-    keys = [f"{name}{row:08d}-{name}-{name}_{row:08d}.png" for row, name in enumerate(class_names)]
+    if "" in class_names:
+        raise ValueError(f"a class name must not be empty, but that of row {list(class_names).index('')} is")
+    escaped = [name.translate(_ESCAPES) for name in class_names]
+    keys = [f"{name}{row:08d}-{name}-{name}_{row:08d}.png" for row, name in enumerate(escaped)]
     path = _path(folder, split)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, pickle.dumps({"keys": np.array(keys), "embeddings": vectors}, protocol=4))
@@ -160,18 +166,38 @@ def _read_embeddings(path: Path) -> Embeddings:
         raise ValueError(f"{path} holds {found}; accepted is {ACCEPTED}")
     if not np.isfinite(vectors).all():
         raise ValueError(f"{path} holds embeddings that are not finite; accepted is {ACCEPTED}")
-    names = [_class_name(key.decode("latin-1") if isinstance(key, bytes) else str(key), path) for key in keys]
-    classes, labels = np.unique(names, return_inverse=True)
+    texts = [key.decode("latin-1") if isinstance(key, bytes) else str(key) for key in keys]
+    if len(set(texts)) < len(texts):
+        raise ValueError(
+            f"{path} holds the key {Counter(texts).most_common(1)[0][0]!r} more than once; keep one row of it"
+        )
+    written = [_class_name(text, path) for text in texts]
+    names = [_ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), name) for name in written]
+    # Hyphens sort like the underscores that older files have in their place, so that both draw the same tasks.
+    classes = sorted(set(names), key=lambda name: (name.replace("-", "_"), name))
+    if len(classes) < len(set(written)):
+        raise ValueError(f"{path} writes the name of a class in two ways, with and without %2D, %5F or %25; use one")
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[name] for name in names])
     order = np.argsort(labels, kind="stable")
     rows = torch.from_numpy(vectors[order].astype(np.float32))
-    return Embeddings(F.normalize(rows, dim=1), torch.from_numpy(labels[order]), tuple(map(str, classes)), str(path))
+    return Embeddings(F.normalize(rows, dim=1), torch.from_numpy(labels[order]), tuple(classes), str(path))
 
 
 def _class_name(key: str, path: Path) -> str:
-    parts = key.split("-", 2)
-    if len(parts) < 3 or not parts[1]:
+    """The class in a key <image>-<class>-<file>; where hyphens leave a choice, the file begins with <class>_."""
+    _, _, rest = key.partition("-")
+    names = [rest[:i] for i, letter in enumerate(rest) if letter == "-" and i > 0]
+    if not names:
         raise ValueError(f"{path} holds the key {key!r}; accepted is {ACCEPTED}")
-    return parts[1]
+    if len(names) > 1:
+        choices, names = names, [name for name in names if rest[len(name) + 1 :].startswith(f"{name}_")]
+        if len(names) != 1:
+            raise ValueError(
+                f"{path} holds the key {key!r}, whose class may be any of {', '.join(map(repr, names or choices))}; "
+                "write hyphens inside names of classes and files as %2D"
+            )
+    return names[0]
 
 
 def draw_tasks(data: Embeddings, shape: Shape, random: np.random.Generator, number: int) -> Task:

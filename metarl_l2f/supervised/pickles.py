@@ -53,7 +53,10 @@ def read_arrays(file: IO[bytes], name: str) -> Any:
         ValueError: it is no whole pickle, or asks for anything but arrays and builtin containers.
     """
     try:
-        return _finished(_ArraysOnly(file, encoding="latin1").load(), {})
+        content = _ArraysOnly(file, encoding="latin1").load()
+        if file.read(1):
+            raise ValueError("it goes on after the end of the pickle; several in one file are not read")
+        return _finished(content, {})
     except _Refused as error:
         raise ValueError(
             f"the pickle {name} was refused: it asks for {error}, and only arrays and builtin containers, strings and "
