@@ -1,5 +1,7 @@
 """Meta-train a policy on Ant: run in a given direction, or at a given speed."""
 
+from metarl_l2f.program import as_program
+
 import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -54,6 +56,7 @@ class Ant(RunOptions):
         return {"speeds": figure}
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:

@@ -1,5 +1,7 @@
 """Meta-train a policy on HalfCheetah-direction: run forwards or backwards."""
 
+from metarl_l2f.program import as_program
+
 import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -47,6 +49,7 @@ class CheetahDir(RunOptions):
         return {"speeds": figure}
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:

@@ -1,5 +1,7 @@
 """Meta-train a policy on HalfCheetah-velocity: run at a given speed."""
 
+from metarl_l2f.program import as_program
+
 import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -58,6 +60,7 @@ class CheetahVel(RunOptions):
         return {"speeds": figure}
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:

@@ -1,5 +1,7 @@
 """Embed a data set of images with a trained prototypical network, into files that LEO reads."""
 
+from metarl_l2f.program import as_program
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ class Options:
     """Of the order in which images are grouped."""
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, embed, write."""
     try:

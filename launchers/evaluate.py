@@ -1,5 +1,7 @@
 """Evaluate a trained run on held-out tasks: returns, errors or accuracies after 0 to k gradient steps."""
 
+from metarl_l2f.program import as_program
+
 import dataclasses
 import sys
 from dataclasses import dataclass
@@ -94,6 +96,7 @@ def compared(first: Path, second: Path, options: Options) -> Comparison:
     return Comparison(ours, theirs, (str(first), str(second)))
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, evaluate, print and save."""
     try:

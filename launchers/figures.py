@@ -1,5 +1,7 @@
 """Draw what runs learned and how: the paper's figures that apply, L2F beside MAML, from run folders alone."""
 
+from metarl_l2f.program import as_program
+
 import csv
 import math
 import re
@@ -325,6 +327,7 @@ def notes(methods: Mapping[str, Method]) -> list[str]:
     return found
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, look, draw, save."""
     try:
@@ -338,7 +341,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name, figure in pictures.items():
             for suffix in FORMATS:
                 save(figure, options.out / f"{name}{suffix}")
-        with open(options.out / "numbers.csv", "w", newline="") as file:
+        with open(options.out / "numbers.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["figure", "method", "seed", "what", "value"])
             writer.writerows([*row[:-1], f"{row[-1]:.5g}"] for row in rows)

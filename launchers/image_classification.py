@@ -1,5 +1,7 @@
 """Meta-train a few-shot image classifier: tell N classes apart from K images each."""
 
+from metarl_l2f.program import as_program
+
 import dataclasses
 import math
 import sys
@@ -128,6 +130,7 @@ class ImageClassification(RunOptions):
         return {"episode": few_shot_episode(task, outputs, width=width)}
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:

@@ -1,5 +1,7 @@
 """Meta-train LEO, or LEO + L2F, on embeddings of images."""
 
+from metarl_l2f.program import as_program
+
 import dataclasses
 import sys
 from dataclasses import dataclass, field
@@ -75,6 +77,7 @@ class LEORun(RunOptions):
         return dataclasses.replace(self.settings, **changes)
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:

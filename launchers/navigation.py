@@ -1,5 +1,7 @@
 """Meta-train a policy on 2D navigation."""
 
+from metarl_l2f.program import as_program
+
 import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -48,6 +50,7 @@ class Navigation(RunOptions):
         return {"navigation_paths": navigation_paths(rollouts.episodes, tasks, width=width)}
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:

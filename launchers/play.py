@@ -1,5 +1,7 @@
 """Film a trained run on one task: before adaptation and after 1 to k gradient steps, side by side."""
 
+from metarl_l2f.program import as_program
+
 import inspect
 import os
 import re
@@ -171,6 +173,7 @@ def working_graphics() -> str:
             env=os.environ | {"MUJOCO_GL": "off"},  # MuJoCo opens none by itself.
             capture_output=True,
             text=True,
+            errors="replace",
         )
         if tried.returncode == 0:
             return name
@@ -218,6 +221,7 @@ def name_of(step: int) -> str:
 # --- The program ---
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, adapt, film, save and print."""
     try:

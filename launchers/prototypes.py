@@ -1,5 +1,7 @@
 """Train a prototypical network, whose class prototypes L2F can condition γ on (Table 5)."""
 
+from metarl_l2f.program import as_program
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +66,7 @@ def load_network(folder: Path) -> PrototypicalNetwork:
     return network
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, draw."""
     try:

@@ -1,5 +1,7 @@
 """Meta-train a policy on bodies of random masses, damping and friction: Hopper or Walker2d."""
 
+from metarl_l2f.program import as_program
+
 import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -36,6 +38,7 @@ class RandParams(RunOptions):
         }
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:

@@ -1,5 +1,7 @@
 """Meta-train a network on sinusoid regression: fit a curve from a few points."""
 
+from metarl_l2f.program import as_program
+
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,6 +113,7 @@ def _name(experiment: MetaSupervised) -> str:
     return experiment.settings.method.upper()
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:

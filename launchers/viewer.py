@@ -1,5 +1,7 @@
 """Look at a trained run in a browser: choose a task, and watch its policy adapt; MAML beside L2F, if two are given."""
 
+from metarl_l2f.program import as_program
+
 import ipaddress
 import json
 import logging
@@ -215,6 +217,7 @@ def address(host: str, port: int, token: str | None) -> str:
 # --- The program ---
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, load, listen, measure, and answer until Ctrl-C."""
     try:

@@ -3,6 +3,8 @@
 Importing the package registers its environments with gymnasium, for example "metarl_l2f/Navigation2D-v0".
 """
 
+import metarl_l2f.program  # noqa: F401, for what it does while the rest is imported, which takes seconds
+
 from . import envs
 from .core import L2F, Attenuation, InnerLoop
 from .networks import MLP, CategoricalPolicy, GaussianPolicy

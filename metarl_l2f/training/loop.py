@@ -41,6 +41,8 @@ RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, BEST_FILE)
 TERMINAL_INTERVAL = 0.2
 FILE_INTERVAL = 60.0
 
+STANDARD_ERROR = 2  # Its file descriptor.
+
 # The iteration and value of the best validation so far.
 Best = dict[str, Any] | None
 # The same of the best few, best first.
@@ -120,8 +122,8 @@ def train(
 ) -> Outcome:
     """Train to a number of iterations, starting or continuing the run in a folder.
 
-    SIGINT (Ctrl-C) and SIGTERM finish the current iteration, save, and return; another SIGINT raises KeyboardInterrupt.
-    If any rank gets such a signal, all return after the same iteration.
+    SIGINT (Ctrl-C) and SIGTERM finish the current iteration, save, and return, which standard error says at once;
+    another SIGINT raises KeyboardInterrupt. If any rank gets such a signal, all return after the same iteration.
 
     Args:
         experiment: what to train, freshly built from its configuration; on resume its state is loaded here.
@@ -191,8 +193,9 @@ def train(
             held.enter_context(log)
             if not resume:
                 log.describe(config.get("options", {}), validation_key)
-        with _StopRequest() as stop, _progress_bar(start, iterations, group.first) as bar:
+        with _StopRequest(group.first) as stop, _progress_bar(start, iterations, group.first) as bar:
             for iteration in range(start + 1, iterations + 1):
+                stop.iteration = iteration
                 last = iteration == iterations
                 improved = False
                 metrics: Mapping[str, float] = experiment.iterate(iteration)
@@ -235,6 +238,8 @@ def train(
                 bar.update()
                 if stopping:
                     break
+            # One that came while the last iteration was being saved.
+            signum = signum or group.largest(stop.signum or 0) or None
     return Outcome(start, iteration, _best(ranking), signum)
 
 
@@ -382,10 +387,17 @@ def _progress_bar(start: int, iterations: int, shown: bool) -> tqdm:
 
 
 class _StopRequest:
-    """While entered, SIGINT and SIGTERM are noted in `signum` and end nothing; but a further SIGINT does."""
+    """While entered, SIGINT and SIGTERM are noted in `signum` and end nothing; but a further SIGINT does.
 
-    def __init__(self) -> None:
+    Args:
+        answering: whether standard error says so.
+    """
+
+    def __init__(self, answering: bool) -> None:
         self.signum: int | None = None
+        self.iteration = 0
+        """The one that is finished first."""
+        self._answering = answering
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -401,4 +413,17 @@ class _StopRequest:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.signum is not None:
             raise KeyboardInterrupt
+        if self._answering and self.signum is None:
+            how = "press again to stop now" if signum == signal.SIGINT else "then stopping"
+            _say_at_once(f"finishing iteration {self.iteration}; {how}")
         self.signum = signum
+
+
+def _say_at_once(sentence: str) -> None:
+    """Write a line of its own to standard error from a signal handler, which may have interrupted a write to it.
+
+    On a terminal it takes the place of the progress bar, which is drawn again below it.
+    """
+    start = "\r\x1b[K" if os.isatty(STANDARD_ERROR) else "\n"
+    with contextlib.suppress(OSError):
+        os.write(STANDARD_ERROR, f"{start}{sentence}\n".encode())
