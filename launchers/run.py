@@ -228,7 +228,8 @@ def joined(options: RunOptions) -> Iterator[Group]:
                 "--log-dir"
             )
         if not group.first:
-            silence.enter_context(contextlib.redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
+            nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            silence.enter_context(contextlib.redirect_stdout(nowhere))
             logging.disable(logging.WARNING)
         yield group
 
@@ -290,6 +291,21 @@ def pictures_of(found: Inspection, label: str) -> dict[str, Figure]:
     return pictures | ({"gamma": gamma_heatmap(found.gamma)} if found.gamma else {})
 
 
+@contextlib.contextmanager
+def _resumable(name: str, folder: Path, group: Group) -> Iterator[None]:
+    """Have a signal that stops what is inside say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if group.first and (folder / CONFIG_FILE).exists():
+            stop.add_note(_how_to_go_on(name, folder))
+        raise
+
+
+def _how_to_go_on(name: str, folder: Path) -> str:
+    return f"go on with:\n  {command(name, '--resume', folder)}"
+
+
 def train_and_report(
     name: str,
     options: RunOptions,
@@ -315,28 +331,29 @@ def train_and_report(
         The exit status.
     """
     begin = time.monotonic()
-    outcome = train(
-        experiment,
-        folder,
-        iterations=options.iterations,
-        config={"launcher": name, **config, "options": to_json(options), **provenance()},
-        resume=options.resume is not None,
-        validate_every=options.validate_every,
-        checkpoint_every=options.checkpoint_every,
-        group=group,
-        **how,
-    )
-    if outcome.interrupted is not None:
-        print(
-            f"stopped after iteration {outcome.iteration} by {signal.Signals(outcome.interrupted).name}; "
-            f"go on with:\n  {command(name, '--resume', folder)}"
+    with _resumable(name, folder, group):
+        outcome = train(
+            experiment,
+            folder,
+            iterations=options.iterations,
+            config={"launcher": name, **config, "options": to_json(options), **provenance()},
+            resume=options.resume is not None,
+            validate_every=options.validate_every,
+            checkpoint_every=options.checkpoint_every,
+            group=group,
+            **how,
         )
-        return 128 + outcome.interrupted
-    if not group.first:
-        return 0
-    print(f"iteration {outcome.iteration} done, {time.monotonic() - begin:.0f} s")
-    with writing(folder):
-        report()
-        write_report(folder, question_of(options))
-    print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jph][snt][ogm]*"))))
+        if outcome.interrupted is not None:
+            print(
+                f"stopped after iteration {outcome.iteration} by {signal.Signals(outcome.interrupted).name}; "
+                f"{_how_to_go_on(name, folder)}"
+            )
+            return 128 + outcome.interrupted
+        if not group.first:
+            return 0
+        print(f"iteration {outcome.iteration} done, {time.monotonic() - begin:.0f} s")
+        with writing(folder):
+            report()
+            write_report(folder, question_of(options))
+        print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jph][snt][ogm]*"))))
     return 0

@@ -55,9 +55,10 @@ def as_program(main: Callable[..., int]) -> Callable[..., int]:
             except KeyboardInterrupt as stop:  # Of a second Ctrl-C in training, too.
                 signum = getattr(stop, "signum", signal.SIGINT)
                 if os.environ.get("RANK", "0") == "0":
-                    print(
-                        "; ".join([str(Stopped(signum)), *getattr(stop, "__notes__", [])]), file=sys.stderr, flush=True
-                    )
+                    print("; ".join([str(Stopped(signum)), *getattr(stop, "__notes__", [])]), file=sys.stderr)
+                if STARTED_HERE:
+                    sys.stdout.flush()
+                    _leave(signum, None)  # The interpreter takes seconds to clear up what a run has in memory.
                 return 128 + signum
 
     return program
@@ -91,10 +92,10 @@ def _leave(signum: int, frame: FrameType | None) -> None:
     os._exit(128 + signum)
 
 
-def _is_starting() -> bool:
-    """Whether this process is one of the launchers, whose imports have only begun."""
+def _started_here() -> bool:
+    """Whether this process was started to run one of the launchers."""
     if sys.argv[:1] == ["-m"]:  # python -m metarl_l2f.launchers.NAME imports the package before it knows the file.
-        return True
+        return any(argument.startswith("metarl_l2f.launchers.") for argument in sys.orig_argv)
     launchers = importlib.util.find_spec("metarl_l2f.launchers")
     folders = (launchers and launchers.submodule_search_locations) or []
     return Path(sys.argv[0] if sys.argv else "").resolve().parent in [Path(folder).resolve() for folder in folders]
@@ -124,5 +125,6 @@ def in_ascii(character: str) -> str:
 
 
 codecs.register_error(PLAIN, _replaced)
-if _is_starting():
+STARTED_HERE = _started_here()
+if STARTED_HERE:
     signal.signal(signal.SIGINT, _leave)

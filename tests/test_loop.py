@@ -246,22 +246,25 @@ def test_a_finished_run_is_left_as_it_is_and_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_iteration_saves_and_returns(tmp_path, unbroken, signum):
+def test_a_signal_finishes_the_iteration_saves_and_returns(tmp_path, unbroken, signum, capfd):
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     outcome = run(tmp_path, Interrupted(3, lambda: os.kill(os.getpid(), signum)))
     assert (outcome.iteration, outcome.interrupted) == (3, signum)
+    how = "; press again to stop now" if signum == signal.SIGINT else ", then stopping"
+    assert f"\nfinishing iteration 3{how}\n" in capfd.readouterr().err
     assert checkpoint.load(tmp_path / "checkpoint.pt")["iteration"] == len(metrics.read(tmp_path)) == 3
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     run(tmp_path, resume=True)
     assert left_by(tmp_path) == unbroken
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path, unbroken):
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])  # torchrun's, of a second Ctrl-C.
+def test_a_second_ctrl_c_stops_at_once(tmp_path, unbroken, second):
     handler = signal.getsignal(signal.SIGINT)
 
     def press_twice():
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), second)
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Interrupted(3, press_twice))
@@ -269,6 +272,28 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, unbroken):
     assert signal.getsignal(signal.SIGINT) is handler
     run(tmp_path, resume=True)
     assert left_by(tmp_path) == unbroken
+
+
+def test_a_second_sigterm_stops_no_sooner(tmp_path):
+    def end_twice():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    outcome = run(tmp_path, Interrupted(3, end_twice))
+    assert (outcome.iteration, outcome.interrupted) == (3, signal.SIGTERM)
+
+
+def test_a_signal_while_the_last_iteration_is_saved_counts(tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def interrupted(path, state):
+        save(path, state)
+        if state["iteration"] == 5 and path.name == "checkpoint.pt":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    outcome = run(tmp_path)
+    assert (outcome.iteration, outcome.interrupted) == (5, signal.SIGINT)
 
 
 def test_a_run_works_outside_the_main_thread(tmp_path, unbroken):

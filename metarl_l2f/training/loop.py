@@ -123,7 +123,8 @@ def train(
     """Train to a number of iterations, starting or continuing the run in a folder.
 
     SIGINT (Ctrl-C) and SIGTERM finish the current iteration, save, and return, which standard error says at once;
-    another SIGINT raises KeyboardInterrupt. If any rank gets such a signal, all return after the same iteration.
+    another one raises KeyboardInterrupt, unless both are SIGTERM. If any rank gets such a signal, all return after the
+    same iteration.
 
     Args:
         experiment: what to train, freshly built from its configuration; on resume its state is loaded here.
@@ -387,7 +388,7 @@ def _progress_bar(start: int, iterations: int, shown: bool) -> tqdm:
 
 
 class _StopRequest:
-    """While entered, SIGINT and SIGTERM are noted in `signum` and end nothing; but a further SIGINT does.
+    """While entered, SIGINT and SIGTERM are noted in `signum` and end nothing; two of them do, if one is SIGINT.
 
     Args:
         answering: whether standard error says so.
@@ -411,12 +412,14 @@ class _StopRequest:
             signal.signal(number, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.signum is not None:
+        # Two SIGTERMs may be one request, sent to a group and to its members. torchrun turns a second SIGINT into one.
+        if self.signum is not None and signal.SIGINT in (signum, self.signum):
             raise KeyboardInterrupt
-        if self._answering and self.signum is None:
-            how = "press again to stop now" if signum == signal.SIGINT else "then stopping"
-            _say_at_once(f"finishing iteration {self.iteration}; {how}")
-        self.signum = signum
+        # Noted before the answer, which a further signal may interrupt.
+        first, self.signum = self.signum is None, signum
+        if self._answering and first:
+            how = "; press again to stop now" if signum == signal.SIGINT else ", then stopping"
+            _say_at_once(f"finishing iteration {self.iteration}{how}")
 
 
 def _say_at_once(sentence: str) -> None:
