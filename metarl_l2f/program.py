@@ -55,9 +55,10 @@ def as_program(main: Callable[..., int]) -> Callable[..., int]:
             except KeyboardInterrupt as stop:  # Of a second Ctrl-C in training, too.
                 signum = getattr(stop, "signum", signal.SIGINT)
                 if os.environ.get("RANK", "0") == "0":
-                    print("; ".join([str(Stopped(signum)), *getattr(stop, "__notes__", [])]), file=sys.stderr)
+                    sys.stderr.write("; ".join([str(Stopped(signum)), *getattr(stop, "__notes__", [])]) + "\n")
                 if STARTED_HERE:
-                    sys.stdout.flush()
+                    with contextlib.suppress(OSError):  # Who read it may have gone.
+                        sys.stdout.flush()
                     _leave(signum, None)  # The interpreter takes seconds to clear up what a run has in memory.
                 return 128 + signum
 
