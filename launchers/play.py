@@ -19,7 +19,8 @@ import tyro
 
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, load_run
 from metarl_l2f.launchers.run import fail
-from metarl_l2f.rl.experiment import Adapted, AdaptedPolicy, MetaRL
+from metarl_l2f.rl.adapted import Adapted, AdaptedPolicy
+from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.training.seeding import Stream, generator
 from metarl_l2f.video import Clip, checked_path, minus, save, shown, side_by_side
 

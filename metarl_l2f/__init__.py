@@ -8,7 +8,8 @@ import metarl_l2f.program  # noqa: F401, for what it does while the rest is impo
 from . import envs
 from .core import L2F, Attenuation, InnerLoop
 from .networks import MLP, CategoricalPolicy, GaussianPolicy
-from .rl.experiment import Adapted, AdaptedPolicy, MetaRL
+from .rl.adapted import Adapted, AdaptedPolicy, load_policy
+from .rl.experiment import MetaRL
 from .rl.meta_trpo import MetaTRPO, PolicyGradient
 from .rl.sampling import Sampler
 from .rl.settings import MetaRLSettings, PolicyNetwork
@@ -51,5 +52,6 @@ __all__ = [
     "TrustRegion",
     "WorkerError",
     "envs",
+    "load_policy",
     "vectorise",
 ]

@@ -142,6 +142,7 @@ class MLP(nn.Module):
             raise ValueError(f"activation must be one of {get_args(Activation)}, got {activation!r}")
         if min(sizes) < 1:
             raise ValueError(f"layer sizes must be positive, got {tuple(sizes)}")
+        self.sizes, self.activation_name = tuple(sizes), activation
         self.activation = tanh if activation == "tanh" else torch.relu
         layers = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
         for layer in layers:
@@ -248,6 +249,19 @@ class CategoricalPolicy(nn.Module):
 
 
 Policy = GaussianPolicy | CategoricalPolicy
+
+
+def policy_layout(policy: Policy) -> dict[str, Any]:
+    """What a policy is but for its parameters, as plain data, from which `policy_from_layout` builds one like it."""
+    mlp = policy.mean if isinstance(policy, GaussianPolicy) else policy.logits
+    return {"kind": type(policy).__name__, "sizes": list(mlp.sizes), "activation": mlp.activation_name}
+
+
+def policy_from_layout(layout: dict[str, Any]) -> Policy:
+    """A new policy; a KeyError, TypeError or ValueError where the layout is of none."""
+    kind = {"GaussianPolicy": GaussianPolicy, "CategoricalPolicy": CategoricalPolicy}[layout["kind"]]
+    observed, *hidden, acted = layout["sizes"]
+    return kind(observed, acted, hidden, layout["activation"])
 
 
 def _quiet_mlp(sizes: Sequence[int], activation: Activation, generator: torch.Generator | None) -> MLP:

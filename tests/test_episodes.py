@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl_l2f.rl.baseline import features, fit_values
+from metarl_l2f.rl.baseline import LARGEST_OBSERVATION, features, fit_values
 from metarl_l2f.rl.episodes import Episodes, discounted_returns, generalised_advantages, standardise, to_batch
 
 
@@ -103,3 +103,14 @@ def test_baseline_survives_constant_huge_and_zero_observations():
 def test_baseline_is_zero_where_no_step_happened():
     observations, mask = some_episodes()
     assert fit_values(observations, torch.ones_like(mask), mask)[:, 1, 6:].abs().max() == 0
+
+
+def test_the_baseline_reads_the_time_alone_where_observations_are_large():
+    observations = torch.randn(1, 3, 6, LARGEST_OBSERVATION + 1, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 3, 6)
+    assert features(observations, mask).shape == (1, 3, 6, 4)
+    assert features(observations[..., 1:], mask).shape == (1, 3, 6, 2 * LARGEST_OBSERVATION + 4)
+    # Three episodes that differ: their mean at every step is a cubic of the time, and that is what is predicted.
+    clock = torch.arange(6.0)
+    returns = torch.stack([clock**3 + 1, clock**3, clock**3 - 1]).unsqueeze(0)
+    torch.testing.assert_close(fit_values(observations, returns, mask)[0], (clock**3).expand(3, 6), rtol=0, atol=1e-2)

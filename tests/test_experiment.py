@@ -228,7 +228,8 @@ def test_an_adapted_policy_stays_within_the_bounds_of_its_actions():
 def test_an_adapted_policy_takes_one_observation_of_its_environment():
     policy = doors().adapt(Doors).policy
     with pytest.raises(
-        ValueError, match=r"observation must be one of Box.*shape \(2, 1\) .* got shape \(4, 2, 1\); give one"
+        ValueError,
+        match=r"observation must be one of Box.*shape \(2, 1\) .* got shape \(4, 2, 1\) and dtype float64; give one",
     ):
         policy(np.ones((4, 2, 1)))
 

@@ -22,7 +22,9 @@ ALGORITHMS = tuple(
     f"metarl_l2f.{name}"
     for name in ("core", "diagnostics", "networks", "rl", "supervised", "envs", "evaluation", "launchers")
 )
-STEP_ENVIRONMENTS = tuple(f"metarl_l2f/rl/{name}.py" for name in ("sampling", "vectorise", "copies", "workers"))
+STEP_ENVIRONMENTS = tuple(
+    f"metarl_l2f/rl/{name}.py" for name in ("sampling", "vectorise", "copies", "workers", "spaces", "adapted")
+)
 VAGUE_NAMES = ("common", "helper", "helpers", "util", "utils")
 
 

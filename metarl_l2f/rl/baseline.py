@@ -1,4 +1,9 @@
-"""Linear feature baseline (Duan et al. 2016): a ridge regression of returns on simple features, one fit per task."""
+"""Linear feature baseline (Duan et al. 2016): a ridge regression of returns on simple features, one fit per task.
+
+Of observations with more than LARGEST_OBSERVATION numbers, pictures for example, it reads the time alone: the system of
+equations would take O² numbers, and with more features than samples the fit would repeat every return, so that no
+advantage were left to learn from.
+"""
 
 import torch
 from torch import Tensor
@@ -6,12 +11,21 @@ from torch import Tensor
 RIDGE = 1e-9
 """Weight of the ridge term relative to each feature's own scale."""
 
+LARGEST_OBSERVATION = 1000
+"""Numbers O of an observation up to which the baseline reads it."""
+
 
 def features(observations: Tensor, mask: Tensor) -> Tensor:
-    """[o, o², τ, τ², τ³, 1] with τ = t / 100, in float64, 0 where no step happened: (..., T, 2O + 4)."""
+    """[o, o², τ, τ², τ³, 1] with τ = t / 100, in float64, 0 where no step happened: (..., T, 2O + 4).
+
+    Of large observations (O > LARGEST_OBSERVATION) only [τ, τ², τ³, 1]: (..., T, 4).
+    """
+    *leading, length, size = observations.shape
+    steps = torch.arange(length, dtype=torch.float64, device=observations.device) / 100.0
+    clock = torch.stack([steps, steps**2, steps**3, torch.ones_like(steps)], -1).expand(*leading, length, 4)
+    if size > LARGEST_OBSERVATION:
+        return clock * mask.unsqueeze(-1)
     o = observations.double()
-    steps = torch.arange(o.shape[-2], dtype=torch.float64, device=o.device) / 100.0
-    clock = torch.stack([steps, steps**2, steps**3, torch.ones_like(steps)], -1).expand(*o.shape[:-1], 4)
     return torch.cat([o, o.square(), clock], -1) * mask.unsqueeze(-1)
 
 

@@ -4,15 +4,19 @@ Run as a script, this file is a worker process of `workers.py`: a fresh Python t
 package. All it needs arrives through its pipe, pickled by cloudpickle.
 """
 
+import contextlib
+import copy
 import inspect
+import logging
 import os
+import random
 import select
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing import connection
 from typing import Any
@@ -20,8 +24,10 @@ from typing import Any
 import cloudpickle
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
+
+logger = logging.getLogger(__name__)
 
 Steps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 """Observations, rewards, terminated, truncated, and an empty info."""
@@ -31,6 +37,58 @@ SHOWN = 80  # Characters of a task, or of what an environment returned, in an er
 
 RESET_PARTS = ("observation", "info")
 STEP_PARTS = ("observation", "reward", "terminated", "truncated", "info")
+
+TASK_SETTERS = ("set_task", "reset_task")
+"""Methods that take the task in the interfaces of RLlib and learn2learn, and of pytorch-maml-rl."""
+STATISTICS = ("obs_rms", "return_rms", "ret_rms", "reward_rms")
+"""Names under which wrappers that normalise keep running statistics."""
+
+
+class Options(dict[str, Any]):
+    """Options of a reset that know whether anything has looked at the task."""
+
+    looked = False
+
+    def __getitem__(self, key: str) -> Any:
+        self.looked |= key == "task"
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.looked |= key == "task"
+        return super().get(key, default)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self.looked |= key == "task"
+        return super().pop(key, *default)
+
+    def __contains__(self, key: object) -> bool:
+        self.looked |= key == "task"
+        return super().__contains__(key)
+
+    def __iter__(self) -> Iterator[str]:  # Whatever unpacks or converts options comes by here, or by keys.
+        self.looked = True
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        self.looked = True
+        return super().keys()
+
+    def values(self) -> Any:
+        self.looked = True
+        return super().values()
+
+    def items(self) -> Any:
+        self.looked = True
+        return super().items()
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __or__(self, other: Any) -> Any:
+        return dict(self) | other
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
 
 
 class Copies(VectorEnv):
@@ -64,12 +122,15 @@ class Copies(VectorEnv):
         self._observations = np.zeros((self.num_envs, *self._shape), self.single_observation_space.dtype)
         self._terminated, self._truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         self._steps = -1  # Since reset; −1 before the first one.
+        self._setter = next((name for name in TASK_SETTERS if self.envs[0].has_wrapper_attr(name)), None)
+        self._told = False  # That tasks do not arrive.
 
     def sample_tasks(self, number: int, generator: np.random.Generator) -> Any:
         """Draw tasks from the environment's own distribution."""
-        if not self.envs[0].has_wrapper_attr("sample_tasks"):
+        first = self.envs[0]
+        if not first.has_wrapper_attr("sample_tasks"):
             raise no_sample_tasks(self.name)
-        return self.envs[0].get_wrapper_attr("sample_tasks")(number, generator)
+        return drawn_tasks(self.name, first.get_wrapper_attr("sample_tasks"), first.unwrapped, number, generator)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -79,7 +140,8 @@ class Copies(VectorEnv):
         Args:
             seed: s gives environment i the seed s + i; a sequence names each one's.
             options: {"task": tasks} holds one task per environment, None for one that shall keep its own; what else
-                there is goes to all of them.
+                there is goes to all of them. Every environment gets a copy of its task, as options["task"], and as
+                the argument of its set_task or reset_task, where it has one.
         Returns:
             Observations (num_envs, …), and an empty info.
         """
@@ -90,14 +152,32 @@ class Copies(VectorEnv):
         index = 0
         try:
             for index, env in enumerate(self.envs):
-                own = {} if tasks is None or tasks[index] is None else {"task": tasks[index]}
-                observation, _ = parts(self.name, RESET_PARTS, env.reset(seed=seeds[index], options=shared | own))
+                if tasks is None or tasks[index] is None:
+                    answer = env.reset(seed=seeds[index], options=shared)
+                else:
+                    answer = self._reset_to(tasks[index], index, seeds[index], shared)
+                observation, _ = parts(self.name, RESET_PARTS, answer)
                 self._store(index, observation, 0)
         except Exception as fault:
             fault.add_note(f"{self.name}: raised in reset, {self._where(index)}")
             raise
         self._terminated[:] = self._truncated[:] = False
         return self._observations.copy(), {}
+
+    def _reset_to(self, task: Any, index: int, seed: int | None, shared: dict[str, Any]) -> Any:
+        """Begin an episode of a task in one environment."""
+        env, options = self.envs[index], Options(shared, task=copied_task(self.name, task))
+        if self._setter is not None:
+            env.get_wrapper_attr(self._setter)(copied_task(self.name, task))
+        answer = env.reset(seed=seed, options=options)
+        if not (self._told or options.looked or self._setter) and self.rows[index] == 0:
+            logger.warning(
+                '%s: reset does not look at options["task"], and there is no set_task: every episode may be of the '
+                'same task; take the task in reset, as in self.task = options["task"], or add set_task(task)',
+                self.name,
+            )
+        self._told = True
+        return answer
 
     def step(self, actions: np.ndarray) -> Steps:
         """Do one time step in every unfinished episode.
@@ -148,6 +228,7 @@ class Copies(VectorEnv):
                 f"{self.name}: the function that makes the environments returned the same one twice; return a new one "
                 "at every call"
             )
+        hold_statistics(env, self.name, warn=row == 0)
         env = _with_box_observations(env, self.name)
         self.envs.append(env)
         for role in ("observation_space", "action_space"):
@@ -191,10 +272,132 @@ def no_sample_tasks(name: str) -> ValueError:
     return ValueError(f"{name} has no sample_tasks(number, generator), which draws that many of its tasks; add it")
 
 
+def drawn_tasks(name: str, draw: Callable[..., Any], owner: Any, number: int, generator: np.random.Generator) -> Any:
+    """Tasks from an environment's sample_tasks(number, generator), or from its sample_tasks(number).
+
+    The second form draws from random numbers that it finds somewhere. To make its tasks repeatable, NumPy's and
+    Python's global ones and the environment's own np_random are seeded from the generator, and put back afterwards.
+
+    Args:
+        name: what errors call the environment.
+        draw: its sample_tasks.
+        owner: the environment that has np_random.
+        number: of tasks.
+        generator: of random numbers.
+    Raises:
+        ValueError: tasks drawn twice from the same seed differ.
+    """
+    if not _accepts(draw, 1) or _accepts(draw, 2):
+        return draw(number, generator)
+    seed = int(generator.integers(2**32))
+    with _seeded(owner, seed):
+        tasks = draw(number)
+    with _seeded(owner, seed):
+        again = draw(number)
+    if not _alike(tasks, again):
+        raise ValueError(
+            f"{name}: sample_tasks({number}) drew other tasks from the same random numbers, so that no run could be "
+            "repeated; write it as sample_tasks(self, number, generator), and draw from that numpy generator alone"
+        )
+    return tasks
+
+
+def _accepts(function: Callable[..., Any], arguments: int) -> bool:
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _seeded(owner: Any, seed: int) -> Iterator[None]:
+    """Let all random numbers that an environment may draw from start from a seed; then put them back."""
+    python, numpys, own = random.getstate(), np.random.get_state(), getattr(owner, "np_random", None)
+    random.seed(seed)
+    np.random.seed(seed)
+    if own is not None:
+        owner.np_random = type(own)(seed) if isinstance(own, np.random.RandomState) else np.random.default_rng(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpys)
+        if own is not None:
+            owner.np_random = own
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether tasks are equal, as far as they are made of numbers and text."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    first, second = _as_array(one), _as_array(other)
+    return first.dtype.kind == "O" or (first.shape == second.shape and first.tobytes() == second.tobytes())
+
+
+def copied_task(name: str, task: Any) -> Any:
+    """A task that an environment may change without changing another episode's.
+
+    Raises:
+        TypeError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(task)
+    except Exception as error:
+        raise TypeError(
+            f"{name}: task {brief(task)} cannot be copied ({type(error).__name__}: {error}), but every episode gets "
+            "a task of its own; let tasks be data, and make what cannot be copied in reset"
+        ) from error
+
+
+def flattened(space: gymnasium.Space, observation: Any) -> np.ndarray:
+    """One observation, a dictionary say, as one array; parts are cast to their dtype, further keys are left out.
+
+    Raises:
+        ValueError: a part is missing, or of another kind.
+    """
+    try:
+        return np.asarray(gymnasium.spaces.flatten(space, observation))
+    except Exception as error:
+        raise ValueError(
+            f"observation must be one of {space}, got {brief(repr(observation))} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def hold_statistics(env: Any, name: str, warn: bool = True) -> None:
+    """Hold the running statistics of wrappers that normalise, of single environments or of vectors, at what they are.
+
+    They would outlive an episode: no checkpoint holds them, and they would differ between the copies of an environment.
+
+    Raises:
+        ValueError: a layer that keeps statistics has no update_running_mean, with which gymnasium's are held.
+    """
+    layer = env
+    while layer is not None:
+        own = getattr(layer, "__dict__", {})
+        found = [key for key, value in own.items() if key in STATISTICS or type(value).__name__ == "RunningMeanStd"]
+        if found and getattr(layer, "update_running_mean", True):
+            where = f"{name}: the running statistics of {type(layer).__name__} ({found[0]})"
+            why = "no checkpoint holds them, and the copies of an environment would not share them"
+            instead = (
+                "Scale observations by fixed numbers instead, with gymnasium.wrappers.RescaleObservation or "
+                "TransformObservation; rewards need no normalisation, for advantages are standardised task by task"
+            )
+            if not hasattr(layer, "update_running_mean"):
+                raise ValueError(f"{where} cannot be used: {why}. {instead}")
+            layer.update_running_mean = False
+            if warn:
+                logger.warning("%s are held as they are, new ones at mean 0, variance 1: %s. %s", where, why, instead)
+        layer = layer.env if isinstance(layer, gymnasium.Wrapper | VectorWrapper) else None
+
+
 def name_of_maker(make: Any) -> str:
     """What to call an environment that is not there yet: its id, its class, or the function that makes it."""
     while isinstance(make, partial):
-        make = make.args[0].id if make.func is gymnasium.make else make.func
+        named = make.args[0] if make.args else make.keywords.get("id")
+        make = getattr(named, "id", named) if make.func is gymnasium.make else make.func
     return make if isinstance(make, str) else getattr(make, "__name__", type(make).__name__)
 
 
@@ -225,7 +428,8 @@ def _with_box_observations(env: gymnasium.Env, name: str) -> gymnasium.Env:
             f"{name}: the observation space {space} cannot be flattened into a Box, which policies read; wrap the "
             "environment with gymnasium.wrappers.TransformObservation, or change its space"
         )
-    return gymnasium.wrappers.FlattenObservation(env)
+    flat = gymnasium.spaces.flatten_space(space)
+    return gymnasium.wrappers.TransformObservation(env, partial(flattened, space), flat)
 
 
 def _as_array(value: Any) -> np.ndarray:
@@ -254,11 +458,11 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def spread_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> Sequence[int | None]:
-    if seed is None or isinstance(seed, int):
-        return [None if seed is None else seed + i for i in range(num_envs)]
+    if seed is None or isinstance(seed, int | np.integer):
+        return [None if seed is None else int(seed) + i for i in range(num_envs)]
     if len(seed) != num_envs:
         raise ValueError(f"seed must be one integer or one per environment ({num_envs}), got {len(seed)} of them")
-    return seed
+    return [None if one is None else int(one) for one in seed]
 
 
 def spread_tasks(options: dict[str, Any] | None, num_envs: int) -> list[Any] | None:

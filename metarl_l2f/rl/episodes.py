@@ -10,9 +10,9 @@ class Episodes(NamedTuple):
     """Rollouts of N tasks × B episodes × T steps; entries after an episode's end are 0."""
 
     observations: Tensor
-    """(N, B, T, O)"""
+    """(N, B, T, O), as the policy reads them."""
     actions: Tensor
-    """(N, B, T, A), as the policy drew them, before the environment clips."""
+    """(N, B, T, A), as the policy drew them, before they are clipped to the action space."""
     rewards: Tensor
     """(N, B, T)"""
     mask: Tensor

@@ -4,13 +4,14 @@ Everything random is keyed by (seed, stream, iteration, task, phase), so `iterat
 learner's state and i: runs resume exactly, and two methods with one seed meet the same tasks and the same noise.
 """
 
+import copy
 import dataclasses
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,74 +24,22 @@ from ..shards import TASKS_PER_SHARD, Share
 from ..training.checkpoint import load_into
 from ..training.group import Group
 from ..training.seeding import Stream, generator, torch_generator
+from .adapted import Adapted, AdaptedPolicy
 from .meta_trpo import MetaTRPO, Rollouts
-from .sampling import Sampler
+from .sampling import Sampler, listed
 from .settings import DOMAIN_OF, MetaRLSettings
-from .vectorise import EnvSource, flattener, vectorise
+from .vectorise import EnvSource, vectorise
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AdaptedPolicy:
-    """A policy adapted to one task: `action = policy(observation)`."""
-
-    network: Policy
-    """Computes the policy from its parameters."""
-    params: Params
-    """The adapted parameters, by name; a copy, which further training leaves alone."""
-    flatten: Callable[[Any], np.ndarray]
-    """Turns an observation into what the network reads."""
-    action_space: Any
-    """The environment's own, a gymnasium Box or Discrete."""
-    discrete: bool
-    """Whether it is Discrete."""
-
-    def __call__(self, observation: Any, generator: np.random.Generator | None = None) -> Any:
-        """An action of the action space, clipped to a Box's bounds.
-
-        Args:
-            observation: one, as the environment gives it, or flattened.
-            generator: draws the action, as in training; without it the likeliest action is chosen.
-        Raises:
-            ValueError: the observation has another shape.
-        """
-        seen = torch.from_numpy(self.flatten(observation))
-        with torch.no_grad():
-            actions = self.network(self.params, seen)
-            if generator is None:
-                action = actions.mode().numpy()
-            else:
-                noise = generator.standard_normal(actions.mode().shape, dtype=np.float32)
-                action = actions.sample(torch.from_numpy(noise)).numpy()
-        space = self.action_space
-        if self.discrete:
-            return int(space.start + action.argmax())
-        return np.clip(action.reshape(space.shape), space.low, space.high).astype(space.dtype)
-
-
-class Adapted(NamedTuple):
-    """What adaptation to one task gave."""
-
-    policies: list[AdaptedPolicy]
-    """Before adaptation and after 1 … k inner steps."""
-    returns: list[float]
-    """Their mean returns, as they explore, with noise."""
-    gammas: dict[str, float]
-    """How much of each attenuated tensor was kept: its mean γ, by name; empty for MAML."""
-
-    @property
-    def policy(self) -> AdaptedPolicy:
-        """After the last inner step."""
-        return self.policies[-1]
 
 
 class MetaRL:
     """Meta-trains a policy on one environment's tasks.
 
     Args:
-        env: a registered gymnasium id, or a factory of environments. The environment takes its task through
-            `reset(options={"task": task})` and draws tasks by `sample_tasks(number, generator)`.
+        env: a registered gymnasium id, its specification, or a factory of environments. The environment takes its task
+            through `reset(options={"task": task})` and draws tasks by `sample_tasks(number, generator)`; `set_task`
+            and `sample_tasks(number)` of other libraries will do too (`docs/environments.md`).
         settings: everything that changes the numbers; by default L2F's best known in the environment's domain.
         env_kwargs: passed to the environment.
         threads: CPU threads of the meta-update, and of environments that can use them; changes no number.
@@ -128,6 +77,7 @@ class MetaRL:
                 self.share.units,
             )
         sampler = self._sampler(len(self.share), settings.episodes_per_task)
+        _warn_of_pictures(sampler)
         try:
             self.learner = _learner(settings, sampler).to(device or "cpu")
             self.meta = MetaTRPO(
@@ -211,11 +161,12 @@ class MetaRL:
         """Roll out, adapt, roll out … on given tasks, for any number of inner steps, without learning.
 
         Args:
-            tasks: held-out tasks, N of them.
+            tasks: held-out tasks, N of them: an array, a list, or a dictionary of arrays with a row a task.
             episodes: per task, before and after every step; each step adapts on the episodes before it.
             steps: inner steps; step sizes beyond the trained steps are `later_lr_factor` times the last.
             seed: of the noise.
         """
+        tasks = listed(tasks, self.meta.sampler.name)
         sampler = self._sampler(len(tasks), episodes)
         try:
             return self._collect(sampler, tasks, steps, seed)
@@ -255,14 +206,13 @@ class MetaRL:
         try:
             self._check_same_spaces(sampler)
             rollouts = self._collect(sampler, [task], steps, seed)
-            flatten, space = flattener(sampler.envs), sampler.envs.single_action_space
+            network = copy.deepcopy(self.meta.policy).cpu()
             policies = [
                 AdaptedPolicy(
-                    self.meta.policy,
+                    network,
                     {name: values[0].cpu().clone() for name, values in params.items()},
-                    flatten,
-                    space,
-                    sampler.discrete,
+                    sampler.reader,
+                    sampler.action_space,
                 )
                 for params in rollouts.params
             ]
@@ -315,6 +265,20 @@ def _spaces(sampler: Sampler) -> str:
     size = sampler.action_size
     actions = f"{size} Discrete actions" if sampler.discrete else f"Box actions of size {size}"
     return f"observations of size {sampler.observation_size} and {actions}"
+
+
+def _warn_of_pictures(sampler: Sampler) -> None:
+    if sampler.reader.divisors is not None:
+        numbers = math.prod(sampler.shape) * sampler.horizon * sampler.observation_size
+        logger.warning(
+            "%s: observations are pictures, which the policy reads as %d numbers in a row, scaled to [0, 1]: it does "
+            "not know which of them are neighbours. The episodes of one meta-batch take %.1f GB before adaptation, and "
+            "as much again after every inner step; smaller or grey pictures (gymnasium.wrappers.ResizeObservation, "
+            "GrayscaleObservation) take less",
+            sampler.name,
+            sampler.observation_size,
+            numbers * sampler.dtype.itemsize / 1e9,
+        )
 
 
 def _policy(settings: MetaRLSettings, sampler: Sampler) -> Policy:

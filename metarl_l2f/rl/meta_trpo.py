@@ -190,7 +190,11 @@ class MetaTRPO:
             nonlocal phase, env_steps
             sampled = self.sampler.sample(partial(self.act, params), tasks, generators(phase))
             phase, env_steps = phase + 1, env_steps + sampled.steps()
-            return sampled, joined(self.shards.map(self.batch, moved(sampled, self.device)))
+            there = moved(sampled, self.device)
+            batch = joined(self.shards.map(self.batch, there))
+            # The episodes' own memory, not a copy of it, which pictures would fill gigabytes with.
+            own = {"observations": there.observations.flatten(1, 2), "actions": there.actions.flatten(1, 2)}
+            return sampled, batch._replace(**own)
 
         @torch.no_grad()
         def start_shard(batch: Batch) -> Start:

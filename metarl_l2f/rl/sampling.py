@@ -5,7 +5,7 @@ drawn before the rollout from generators keyed by task, so the same episodes com
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -14,8 +14,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from .copies import RESET_PARTS, STEP_PARTS, no_sample_tasks, parts
+from .copies import RESET_PARTS, STEP_PARTS, copied_task, drawn_tasks, hold_statistics, no_sample_tasks, parts
 from .episodes import Episodes
+from .spaces import Reader, taken
 from .vectorise import name_of
 
 Act = Callable[[Tensor, Tensor], Tensor]
@@ -57,7 +58,9 @@ class Sampler:
                 f"{self.name}: the action space must be a Box or Discrete, got {acted}; wrap the environment, "
                 "e.g. with gymnasium.wrappers.TransformAction"
             )
-        self.discrete = isinstance(acted, spaces.Discrete)
+        hold_statistics(envs, self.name)
+        self.reader = _reader(envs)
+        self.action_space, self.discrete = acted, isinstance(acted, spaces.Discrete)
         self.observation_shape = observed.shape
         self.action_shape = (int(acted.n),) if isinstance(acted, spaces.Discrete) else acted.shape
         self.observation_size, self.action_size = math.prod(self.observation_shape), math.prod(self.action_shape)
@@ -68,10 +71,16 @@ class Sampler:
         return getattr(self.envs.unwrapped, "physics_seconds", 0.0)
 
     def sample_tasks(self, number: int, generator: np.random.Generator) -> Any:
-        """Draw tasks from the environment's own distribution, `env.sample_tasks(number, generator)`."""
+        """Draw tasks from the environment's own distribution, `env.sample_tasks(number, generator)`.
+
+        Raises:
+            ValueError: there is no such method, or it draws another number of tasks, or none in order.
+        """
         if not hasattr(self.envs.unwrapped, "sample_tasks"):
             raise no_sample_tasks(self.name)
-        tasks = self.envs.unwrapped.sample_tasks(number, generator)
+        envs = self.envs.unwrapped
+        # Copies know how to draw; a batched environment of somebody else may have either form of sample_tasks.
+        tasks = listed(drawn_tasks(self.name, envs.sample_tasks, envs, number, generator), self.name)
         self._check_number(tasks, number)
         return tasks
 
@@ -99,17 +108,21 @@ class Sampler:
         rewards, mask = np.zeros((n, b, t_max), self.dtype), np.zeros((n, b, t_max), self.dtype)
         alive = np.ones((n, b), bool)
         seen, _ = parts(
-            self.name, RESET_PARTS, self.envs.reset(seed=seeds.tolist(), options={"task": _repeated(tasks, b)})
+            self.name,
+            RESET_PARTS,
+            self.envs.reset(seed=seeds.tolist(), options={"task": _repeated(tasks, b, self.name)}),
         )
         for t in range(t_max):
             seen = self._checked("observation", seen, (n * b, *self.observation_shape), tasks, t)
-            current = seen.reshape(n, b, o_size)
+            current = self.reader.scaled(seen.reshape(n, b, o_size))
             with torch.no_grad():
                 action = act(torch.from_numpy(current), noise[t]).numpy()
             self._checked("action", action, (n, b, a_size), tasks, t)
             # Stored before the environments see them, for those may change what they are given.
             observations[:, :, t], actions[:, :, t] = current, action
-            seen, reward, *ends, _ = parts(self.name, STEP_PARTS, self.envs.step(self._taken(action)))
+            seen, reward, *ends, _ = parts(
+                self.name, STEP_PARTS, self.envs.step(taken(self.action_space, action.reshape(n * b, a_size)))
+            )
             rewards[:, :, t] = self._checked("reward", reward, (n * b,), tasks, t).reshape(n, b)
             mask[:, :, t] = alive
             for name, end in zip(STEP_PARTS[2:], ends, strict=False):
@@ -119,17 +132,6 @@ class Sampler:
         for values in (observations, actions, rewards):
             values[mask == 0] = 0.0
         return Episodes(*(torch.from_numpy(a) for a in (observations, actions, rewards, mask)))
-
-    def _taken(self, action: np.ndarray) -> np.ndarray:
-        """What the environments are handed for the policy's actions (N, B, A): actions of their action space.
-
-        Episodes keep the actions as drawn, for these are what the policy's density belongs to.
-        """
-        space = self.envs.single_action_space
-        if isinstance(space, spaces.Discrete):
-            return action.argmax(-1).ravel() + space.start
-        assert isinstance(space, spaces.Box)  # The constructor has seen to it.
-        return action.reshape(-1, *self.action_shape).clip(space.low, space.high)
 
     def _checked(self, what: str, values: Any, shape: tuple[int, ...], tasks: Sequence[Any], step: int) -> np.ndarray:
         """The values in the policy's precision, which holds them."""
@@ -172,8 +174,44 @@ class Sampler:
         self.envs.close()
 
 
-def _repeated(tasks: Sequence[Any], times: int) -> Any:
+def listed(tasks: Any, name: str) -> Any:
+    """Tasks in an order: arrays, tensors and sequences as they are, a dictionary of arrays row by row.
+
+    Args:
+        tasks: N of them.
+        name: what errors call the environment.
+    Returns:
+        The tasks; out of a dictionary of arrays, a list of N dictionaries.
+    Raises:
+        ValueError: they have no order, or a dictionary's arrays differ in length.
+    """
+    if isinstance(tasks, np.ndarray | Tensor | Sequence) and not isinstance(tasks, str):
+        return tasks
+    if isinstance(tasks, Mapping) and all(
+        isinstance(rows, np.ndarray | Tensor) and rows.ndim for rows in tasks.values()
+    ):
+        lengths = {key: len(rows) for key, rows in tasks.items()}
+        if len(set(lengths.values())) == 1:
+            return [dict(zip(tasks, row, strict=True)) for row in zip(*tasks.values(), strict=True)]
+        found = f"a dictionary of arrays of {lengths} rows"
+    else:
+        found = f"a {type(tasks).__name__}"
+    raise ValueError(
+        f"{name}: tasks must be an array with one row a task, a list of anything, or a dictionary of arrays with one "
+        f"row a task, got {found}"
+    )
+
+
+def _reader(envs: gymnasium.vector.VectorEnv) -> Reader:
+    """Of the environment's own observations; of the vector's, where wrappers of the vector have changed them."""
+    own = getattr(envs.unwrapped, "raw_observation_space", envs.single_observation_space)
+    reader = Reader(own)
+    return reader if reader.flat == envs.single_observation_space else Reader(envs.single_observation_space)
+
+
+def _repeated(tasks: Sequence[Any], times: int, name: str) -> Any:
     """Each task `times` times in a row: an array stays one, for environments that read it whole."""
     if isinstance(tasks, np.ndarray):
         return np.repeat(tasks, times, axis=0)
-    return [task for task in tasks for _ in range(times)]
+    # Each a copy of its own, for an environment may change its task.
+    return [copied_task(name, task) for task in tasks for _ in range(times)]

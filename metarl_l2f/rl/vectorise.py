@@ -6,20 +6,23 @@ environments, so what an environment returns does not depend on the number of wo
 
 import copy
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import gymnasium
-import numpy as np
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
 from .copies import Copies
 from .workers import Workers
 
-EnvSource = str | Callable[..., gymnasium.Env]
-"""A registered environment id, or what makes an environment when called: a class, a function, a partial."""
+EnvSource = str | EnvSpec | Callable[..., gymnasium.Env]
+"""A registered id, its specification, or what makes an environment when called: a class, a function, a partial."""
+
+VECTOR_OPTIONS = {"num_envs", "vectorization_mode", "vector_kwargs", "wrappers"}  # Of gymnasium.make_vec, …
+WRAPPING_OPTIONS = {"max_episode_steps", "disable_env_checker"}  # … and of gymnasium.make.
 
 
 def vectorise(
@@ -33,7 +36,8 @@ def vectorise(
     Infos are dropped.
 
     Args:
-        env: a registered id, a class, or any function that returns a new environment.
+        env: a registered id, its specification (`gymnasium.spec(id)`), a class, or any function that returns a new
+            environment; `functools.partial(gymnasium.make, id)` is as good as the id.
         num_envs: copies.
         workers: processes that share the copies; 0 steps them in this process. Changes no number.
         timeout: seconds that a worker may take to build, reset or step its share once.
@@ -51,17 +55,23 @@ def vectorise(
             raise ValueError(f"{name} must be {least} or more, got {value}")
     if not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds, got {timeout}")
-    if isinstance(env, gymnasium.Env) or not (isinstance(env, str) or callable(env)):
+    env, kwargs = _named(env, kwargs)
+    if isinstance(env, gymnasium.Env) or not (isinstance(env, str | EnvSpec) or callable(env)):
         raise TypeError(
             f"env must be a registered id, a class, or a function that returns an environment, got {env!r}; copies of "
             "it are needed, so give what makes it, e.g. its class"
         )
-    if isinstance(env, str) and _knows_tasks(_specification(env).vector_entry_point):
-        batched = gymnasium.make_vec(env, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs)
-        if hasattr(batched.unwrapped, "threads"):
-            batched.unwrapped.threads = threads
-        return batched
-    make = partial(gymnasium.make, _specification(env), **kwargs) if isinstance(env, str) else partial(env, **kwargs)
+    if isinstance(env, str | EnvSpec):
+        specification = _specification(env)
+        if _knows_tasks(specification, kwargs):
+            mode = "vector_entry_point"
+            batched = gymnasium.make_vec(specification, num_envs=num_envs, vectorization_mode=mode, **kwargs)
+            if hasattr(batched.unwrapped, "threads"):
+                batched.unwrapped.threads = threads
+            return batched
+        make = partial(gymnasium.make, specification, **kwargs)
+    else:
+        make = partial(env, **kwargs)
     if workers == 0:
         return Copies(make, range(num_envs))
     return Workers(make, num_envs, min(workers, num_envs), timeout)
@@ -75,38 +85,48 @@ def name_of(envs: VectorEnv) -> str:
     return vector.spec.id if vector.spec is not None else type(vector).__name__
 
 
-def flattener(envs: VectorEnv) -> Callable[[Any], np.ndarray]:
-    """What turns one observation of the environment's own space, a dictionary say, into the array that policies read.
-
-    An observation that is flat already stays as it is.
-    """
-    flat = envs.single_observation_space
-    raw = getattr(envs.unwrapped, "raw_observation_space", flat)
-
-    def flatten(observation: Any) -> np.ndarray:
-        known = isinstance(raw, gymnasium.spaces.Box) or not raw.contains(observation)
-        array = np.asarray(observation if known else gymnasium.spaces.flatten(raw, observation), np.float32)
-        if array.shape != flat.shape:
-            raise ValueError(
-                f"observation must be one of {raw}, as an array of shape {flat.shape} or as the environment gives it, "
-                f"got shape {array.shape}; give one observation at a time"
-            )
-        return array.ravel()
-
-    return flatten
+# --- Sources ---
 
 
-def _specification(env_id: str) -> gymnasium.envs.registration.EnvSpec:
+def _named(env: EnvSource, kwargs: dict[str, Any]) -> tuple[EnvSource, dict[str, Any]]:
+    """The id or specification that a call of gymnasium.make or make_vec is of, and its other arguments."""
+    maker, args, given = (env.func, env.args, env.keywords) if isinstance(env, partial) else (env, (), {})
+    if maker not in (gymnasium.make, gymnasium.make_vec):
+        return env, kwargs
+    try:
+        arguments = inspect.signature(maker).bind(*args, **(given | kwargs)).arguments
+    except TypeError as error:
+        raise TypeError(f"{env!r} makes no environment: {error}; give the id itself") from None
+    found = arguments.pop("id")
+    arguments |= arguments.pop("kwargs", {})
+    if taken := sorted(VECTOR_OPTIONS & arguments.keys()):
+        raise ValueError(
+            f"{', '.join(taken)} of {env!r} cannot be used here, for the library decides; give the id alone"
+        )
+    return found, arguments
+
+
+def _specification(env: str | EnvSpec) -> EnvSpec:
     """What an id is registered with: unlike the id, it means the same in a process that did not register it."""
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    found = copy.deepcopy(gymnasium.spec(name))
+    if isinstance(env, str):
+        module, _, name = env.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        env = gymnasium.spec(name)
+    found = copy.deepcopy(env)
+    for option in ("num_envs", "vectorization_mode"):  # Those of a vector environment that the specification is of.
+        found.kwargs.pop(option, None)
     if isinstance(found.entry_point, str) and found.entry_point.startswith("__main__:"):
         found.entry_point = cast(Any, load_env_creator(found.entry_point))
     return found
 
 
-def _knows_tasks(entry_point: Any) -> bool:
-    """Whether a vector entry point is a class that draws tasks: gymnasium's own, like CartPole's, know none."""
+def _knows_tasks(specification: EnvSpec, kwargs: dict[str, Any]) -> bool:
+    """Whether a vector entry point is a class that draws tasks: gymnasium's own, like CartPole's, know none.
+
+    It knows nothing of wrappers, nor of the limit and the checker that gymnasium.make would add as such.
+    """
+    if specification.additional_wrappers or kwargs.keys() & WRAPPING_OPTIONS:
+        return False
+    entry_point = specification.vector_entry_point
     return hasattr(load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point, "sample_tasks")

@@ -7,6 +7,7 @@ its pipe, pickled by cloudpickle, which takes lambdas, closures and classes out 
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -58,6 +59,7 @@ class Workers(VectorEnv):
         timeout: seconds that a worker may take to build, reset or step its share once.
     Raises:
         WorkerError: an environment raised, hung, or lost its process.
+        ValueError: the system is not a POSIX one.
         TypeError: `make` or a task cannot be pickled.
     """
 
@@ -67,6 +69,8 @@ class Workers(VectorEnv):
         self.name = name_of_maker(make)
         self.tasks: Sequence[Any] | None = None
         self._steps = 0
+        if not hasattr(select, "poll") or os.name != "posix":
+            raise ValueError(f"worker processes need a POSIX system, got {sys.platform}; use workers=0 here")
         self._workers: list[_Worker] = []
         self._stop = weakref.finalize(self, _stop, self._workers, os.getpid())
         edges = [num_envs * number // workers for number in range(workers + 1)]
