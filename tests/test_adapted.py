@@ -1,4 +1,4 @@
-"""Policies that adaptation hands over do what training did: the same observations, actions and returns; and are kept."""
+"""Policies that adaptation hands over do what training did with observations and actions; and they can be kept."""
 
 import io
 import pickle
