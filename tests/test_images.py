@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import struct
 import zipfile
 import zlib
@@ -214,13 +215,68 @@ def test_a_layout_is_found_below_the_folder_given_through_links(tmp_path):
     assert_complete(load_images(tmp_path / "data"), CLASSES)
 
 
-def test_jpegs_and_capital_letters_are_images_and_hidden_and_other_files_are_not(tmp_path):
+def test_jpegs_and_capital_letters_are_images_and_hidden_folders_are_not(tmp_path):
     write_folder(tmp_path)
     Image.fromarray(picture(0)).save(tmp_path / "train" / "apple" / "a.JPEG", "JPEG")
-    for name in ("._100.png", "Thumbs.db", ".DS_Store"):
-        write(tmp_path / "train" / "apple" / name, "no image")
     write(tmp_path / ".cache" / "train" / "fig" / "1.png", "no image")
     assert load_images(tmp_path)["train"].counts.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_what_is_not_read_is_named_once_with_numbers(tmp_path, caplog, archived):
+    root = tmp_path / "set"
+    write_folder(root)
+    more = ["apple/more/1.png", "apple/more/2.png", "apple/drawing.svg", "apple/photo.HEIC", "list.txt"]
+    for name in more:
+        write(root / "train" / name, "no image")
+    write(root / "extra" / "fig" / "1.png", encoded(picture(0)))
+    write(root / "deep" / "1" / "2" / "3" / "4" / "5" / "1.png", "no image")
+    found = load_images(zipped(root, tmp_path / "set.zip") if archived else root)
+    assert_complete(found, CLASSES)
+    (warning,) = caplog.messages
+    assert " holds 7 files or folders that are no part of an image folder ({train,val,test}/<class>/*.png" in warning
+    # An archive lists what it holds at any depth; on disk, nobody looks into folders that deep.
+    kinds, deep = ("4 .png", "deep/1/2/3/4/5/1.png") if archived else ("3 .png, 1 folder", "deep/1/2/3/4/5/")
+    counts = sorted(re.search(r"not read \((.*)\): ", warning)[1].split(", "))
+    assert counts == sorted([*kinds.split(", "), "1 .svg", "1 .HEIC", "1 .txt"])
+    top = "set/" if archived else ""
+    names = [deep, "extra/fig/1.png", "train/apple/drawing.svg", "train/apple/more/1.png", "train/apple/more/2.png"]
+    assert warning.endswith(f"): {', '.join(top + name for name in names)} and 2 more")
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_what_systems_and_authors_put_beside_a_data_set_is_not_worth_a_word(tmp_path, caplog, archived):
+    root = tmp_path / "set"
+    write_folder(root)
+    write_omniglot(root / "__MACOSX", ["Greek"])
+    for name in ("._100.png", "Thumbs.db", ".DS_Store", "desktop.ini", "@eaDir/100.png/THUMB_M.jpg"):
+        write(root / "train" / "apple" / name, "no image")
+    write(root / "val" / "@eaDir" / "1.png", "no image")
+    for name in ("README.md", "LICENSE", "LICENCE.txt", ".git/HEAD", "Citation.bib"):
+        write(root / name, "about it")
+    assert_complete(load_images(zipped(root, tmp_path / "set.zip") if archived else root), CLASSES)
+    assert caplog.messages == []
+
+
+def test_images_that_no_list_names_are_named(tmp_path, caplog):
+    write_cifar_fs_data(tmp_path / "fs")
+    write(tmp_path / "fs" / "data" / "fig" / "1.png", encoded(picture(0)))
+    write_csv(tmp_path / "mini")
+    write(tmp_path / "mini" / "images" / "fig_1.png", encoded(picture(0)))
+    for name, unread in (("fs", "data/fig/1.png"), ("mini", "images/fig_1.png")):
+        caplog.clear()
+        assert_complete(load_images(tmp_path / name), CLASSES)
+        (warning,) = caplog.messages
+        assert f"{name} holds 1 files or folders that are no part of " in warning and warning.endswith(
+            f"are not read (1 .png): {unread}"
+        )
+
+
+def test_of_two_files_of_one_split_the_one_that_is_not_read_is_named(tmp_path, caplog):
+    write_fc100_pickles(tmp_path)
+    write_fc100_npz(tmp_path)
+    assert_complete(load_images(tmp_path), NUMBERS)
+    assert "(3 .npz): FC100_test.npz, FC100_train.npz, FC100_val.npz" in caplog.text
 
 
 def test_images_are_resized_when_asked_and_only_then(tmp_path):
@@ -464,6 +520,73 @@ def test_options_are_checked(tmp_path, options, text):
         load_images(tmp_path, **options)
 
 
+@pytest.mark.parametrize("name", ["valid", "validation"])
+@pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.__name__)
+def test_the_validation_split_is_known_by_the_names_that_others_give_it(tmp_path, writer, name, caplog):
+    writer(tmp_path)
+    for path in sorted(tmp_path.rglob("*val*")):
+        path.rename(path.with_name(path.name.replace("val", name)))
+    assert_complete(load_images(tmp_path), WRITERS[writer])
+    assert caplog.messages == []
+
+
+def test_tables_may_stand_in_a_folder_of_their_own_and_have_blanks(tmp_path):
+    write_csv(tmp_path)
+    for split in SPLITS:
+        table = (tmp_path / f"{split}.csv").read_text()
+        write(tmp_path / "split" / f"{split}.csv", table.replace(",", " , ").replace("filename ,", "filename,"))
+        (tmp_path / f"{split}.csv").unlink()
+    assert_complete(load_images(tmp_path), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        (
+            ["mini-imagenet.tar.gz"],
+            "mini-imagenet.tar.gz looks like an archive that is no zip archive (not read): unpack",
+        ),
+        (
+            ["miniimagenet/train_data.hdf5", "miniimagenet/train_labels.json"],
+            "looks like HDF5 files, as torchmeta makes",
+        ),
+        (
+            ["aircraft/0.tfrecords", "aircraft/dataset_spec.json"],
+            "0.tfrecords looks like Meta-Dataset's records (not rea",
+        ),
+        (
+            ["CUB/image_class_labels.txt", "CUB/images.txt", "CUB/images/001.Albatross/a.jpg"],
+            "looks like CUB-200-2011, which has no splits of its classes (not read): sort the folders inside images/",
+        ),
+        (["CUB/base.json", "CUB/val.json", "CUB/novel.json"], "base.json looks like lists of pictures by their paths"),
+        (
+            ["cifar-100-python/train", "cifar-100-python/meta"],
+            "looks like CIFAR-100, whose splits have the same classes",
+        ),
+        (["val_embeddings.pkl"], "looks like embeddings for LEO (not read): give them to launchers/leo.py"),
+        (
+            ["omniglot.npy"],
+            "omniglot.npy looks like arrays of no known layout (not read): write their pictures to {train",
+        ),
+        (["cats/1.png", "dogs/1.png"], "cats/1.png looks like folders of pictures without splits (not read): sort the"),
+        (["Train/cats/1.png", "Val/dogs/1.png"], "Train/cats/1.png looks like folders of pictures without splits"),
+    ],
+)
+def test_published_layouts_that_are_not_read_are_named_with_what_to_do(tmp_path, files, text):
+    for name in files:
+        write(tmp_path / name, "")
+    with pytest.raises(ValueError, match=f"no data set was recognised at .*{re.escape(text)}.*\n  an image folder: "):
+        load_images(tmp_path)
+
+
+def test_a_file_that_is_no_zip_archive_is_named_with_what_to_do(tmp_path):
+    write(tmp_path / "mini.tar", "")
+    with pytest.raises(
+        ValueError, match=r"mini.tar is not a whole zip archive .*or a folder \(unpack archives of other"
+    ):
+        load_images(tmp_path / "mini.tar")
+
+
 def test_an_unknown_layout_is_told_what_was_found_and_what_is_known(tmp_path):
     with pytest.raises(ValueError, match="found nothing; known layouts are\n  an image folder: "):
         load_images(tmp_path)
@@ -492,7 +615,7 @@ def test_two_data_sets_in_one_folder_are_not_chosen_between(tmp_path):
     ("writer", "removed", "text"),
     [
         (write_folder, "val/cup", r"has no val/<class>/, found test, train, val; add the split 'val'"),
-        (write_csv, "test.csv", r"has no test.csv, found images, train.csv, val.csv; train, val and test each need"),
+        (write_csv, "test.csv", r"has no test.csv or split/test.csv, found images, train.csv, val.csv; train, val and"),
         (write_cache, "mini-imagenet-cache-val.pkl", r"has no mini-imagenet-cache-val.pkl, found"),
         (
             write_category_split,
@@ -524,7 +647,7 @@ def test_an_empty_class_is_named(tmp_path, archived):
     root = tmp_path / "set"
     write_folder(root)
     (root / "train" / "fig").mkdir()
-    with pytest.raises(ValueError, match=r"the class 'fig' is empty: \S*train/fig has no .png, .jpg or .jpeg directly"):
+    with pytest.raises(ValueError, match=r"the class 'fig' is empty: \S*train/fig has no pictures directly"):
         load_images(zipped(root, tmp_path / "set.zip") if archived else root)
 
 
@@ -545,6 +668,31 @@ def test_splits_do_not_share_a_class(tmp_path):
     (tmp_path / "folder").rename(tmp_path / ".folder")
     with pytest.raises(ValueError, match=r"the splits 'train' and 'val' of .* share the class '8'.*count through all"):
         load_images(tmp_path)
+
+
+def test_classes_whose_names_look_alike_are_named(tmp_path, caplog):
+    write_folder(tmp_path)
+    write(tmp_path / "test" / "Apple" / "1.png", encoded(picture(1)))
+    write(tmp_path / "train" / "caf\u00e9" / "1.png", encoded(picture(2)))
+    write(tmp_path / "train" / "cafe\u0301" / "1.png", encoded(picture(3)))
+    assert len(load_images(tmp_path)["train"].classes) == 4
+    (warning,) = caplog.messages
+    assert "has classes whose names look alike: " in warning and "'apple' (train) and 'Apple' (test)" in warning
+    assert warning.count("caf") == 2
+
+
+def test_pictures_that_are_equal_are_counted_and_named(tmp_path, caplog):
+    write_folder(tmp_path)  # apple has 100 and 101, bear 110 and 111, cup 200 and 201, dog 300 and 301
+    write(tmp_path / "train" / "apple" / "again.png", encoded(picture(100)))
+    write(tmp_path / "train" / "bear" / "again.bmp", encoded(picture(101), "BMP"))
+    write(tmp_path / "test" / "dog" / "again.png", encoded(picture(201)))
+    write(tmp_path / "test" / "dog" / "more.png", encoded(picture(110)))
+    load_images(tmp_path)
+    (warning,) = caplog.messages
+    assert "has pictures more than once, equal in every pixel as they are read: 1 twice in a class (" in warning
+    assert f"{tmp_path}/train/apple/100.png = {tmp_path}/train/apple/again.png); 1 in two classes (" in warning
+    assert f"{tmp_path}/train/apple/101.png = {tmp_path}/train/bear/again.bmp); 2 in two splits (" in warning
+    assert f"{tmp_path}/val/cup/201.png = {tmp_path}/test/dog/again.png" in warning
 
 
 def test_classes_are_in_the_order_of_their_names_and_images_in_that_of_their_list(tmp_path):
@@ -618,6 +766,23 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch)
         load_images(tmp_path)
 
 
+def test_an_archive_that_holds_a_file_twice_is_refused(tmp_path):
+    write_folder(tmp_path / "set")
+    archive = zipped(tmp_path / "set", tmp_path / "set.zip")
+    with zipfile.ZipFile(archive, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("set/train/apple/100.png", encoded(picture(0)))
+    with pytest.raises(ValueError, match=r"set.zip holds set/train/apple/100.png twice; unpack it, and keep the one"):
+        load_images(archive)
+
+
+def test_archives_with_backslashes_are_read(tmp_path):
+    write_folder(tmp_path / "set")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in (tmp_path / "set").rglob("*.png"):
+            archive.writestr(str(path.relative_to(tmp_path)).replace("/", "\\"), path.read_bytes())
+    assert_complete(load_images(tmp_path / "set.zip"), CLASSES)
+
+
 class Exploit:
     def __init__(self, target):
         self.target = str(target)
@@ -687,6 +852,7 @@ def test_grey_arrays_are_read_with_or_without_a_channel(tmp_path):
         ({"apple": [0, 1, 2, 3, 4]}, "gives image 4 to 'apple' though there is none"),
         ({"apple": [0, 1, 2, -1]}, "gives image -1 to 'apple' though there is none"),
         ({"apple": [0, 1, 2, 3], "fig": []}, "the class 'fig' is empty: class_dict of .* gives it no images"),
+        ({"1": [0, 1], 1: [2, 3]}, "class_dict of .* has two names that are one as text: '1', 1"),
         ([0, 1, 2, 3], "class_dict of .* must be a dictionary, got a list"),
         ({"apple": ["0", "1"]}, r"labels \(n,\), whole numbers, got <U1"),
     ],
@@ -885,6 +1051,18 @@ def test_an_empty_character_is_named(tmp_path):
     (tmp_path / "Greek" / "character03").mkdir()
     with pytest.raises(ValueError, match=r"the class 'Greek/character03' is empty: \S*Greek/character03 has no"):
         load_images(tmp_path, omniglot=BY_ALPHABETS)
+
+
+def test_strokes_beside_the_images_are_named_and_no_empty_characters(tmp_path, caplog):
+    write_omniglot(tmp_path / "unpacked" / "images_background")
+    for alphabet in ("Greek", "Latin", "Tagalog"):
+        write(tmp_path / "unpacked" / "strokes_background" / alphabet / "character01" / "0001_01.txt", "1,2,3")
+    for folder in sorted((tmp_path / "unpacked").iterdir()):
+        zipped(folder, tmp_path / f"{folder.name}.zip")
+    for data in (tmp_path / "unpacked", tmp_path):
+        caplog.clear()
+        assert load_images(data, omniglot=BY_ALPHABETS)["train"].counts.tolist() == [2, 2]
+        assert "(3 .txt): " in caplog.text or "(6 .txt): " in caplog.text
 
 
 def test_what_macos_adds_to_archives_is_no_part_of_them(tmp_path):

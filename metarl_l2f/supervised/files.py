@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from .episodes import Split
+
 FORMATS: dict[str, tuple[str, ...]] = {
     "PNG": ("png", "apng"),
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
@@ -25,12 +27,22 @@ FORMATS: dict[str, tuple[str, ...]] = {
 """Formats of pictures that are read, as Pillow names them, and the endings of their files. Formats without a signature
 (TGA) are left out, since a damaged file would pass for one, and those that start another program (EPS)."""
 IMAGE = re.compile(rf"\.(?i:{'|'.join(ending for endings in FORMATS.values() for ending in endings)})$")
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+"""How published data sets name the files and folders of their splits."""
+SPLIT_NAME = f"(?:{'|'.join(name for names in SPLIT_NAMES.values() for name in names)})"
 # A layout may stand this many folders below the path given: data.zip/cifar100/splits/...
 WRAPPERS = 3
 # Folders below this depth belong to no layout.
 DEEPEST = WRAPPERS + 2
 # Larger ones are no pictures but mistakes or attacks: 64 MiB.
 MAX_IMAGE_BYTES = 2**26
+# What systems put beside everybody's files, and what is written about a data set: no part of it.
+HIDDEN = re.compile(r"\..*|__MACOSX|@eaDir|\$RECYCLE\.BIN|System Volume Information|(?i:thumbs\.db|desktop\.ini)")
+ABOUT = re.compile(r"(?i)(readme|licen[cs]e|copying|citation)\b[^/]*$")
 # Pixels in an archive shrink a few times; what expands further is made to fill the memory.
 MAX_EXPANSION = 100
 
@@ -39,17 +51,21 @@ class Unreadable(ValueError):
     """A file cannot be read; the text names it."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class File:
-    """A file on disk or inside an archive."""
+    """A file on disk or inside an archive, which remembers whether it was read."""
 
     where: str
     open: Callable[[], IO[bytes]]
+    was_read: bool = False
 
     def unreadable(self, error: Exception) -> "Unreadable":
+        """The error that says so."""
         return Unreadable(f"{self.where} cannot be read: {error}; get another copy")
 
     def opened(self) -> IO[bytes]:
+        """The file, open for reading bytes."""
+        self.was_read = True
         try:
             return self.open()
         except Exception as error:  # archives fail in many ways: damaged, encrypted, compressed by other means
@@ -74,14 +90,18 @@ class Tree:
     where: str
     files: dict[str, File]
     folders: frozenset[str]
+    closed: frozenset[str] = frozenset()
+    """Folders so deep that nobody looked into them."""
 
-    def file(self, *names: str) -> File:
-        """The first of these names that there is."""
-        for name in names:
-            if name in self.files:
-                return self.files[name]
+    def split_file(self, split: Split, *patterns: str) -> File:
+        """A split's file, the first of these that there is; {} stands for the split's name."""
+        for pattern in patterns:
+            for name in SPLIT_NAMES[split]:
+                if pattern.format(name) in self.files:
+                    return self.files[pattern.format(name)]
         raise ValueError(
-            f"{self.where} has no {' or '.join(names)}, found {entries(self)}; train, val and test each need their own"
+            f"{self.where} has no {' or '.join(pattern.format(split) for pattern in patterns)}, found {entries(self)}; "
+            "train, val and test each need their own"
         )
 
     def below(self, root: str) -> "Tree":
@@ -91,6 +111,11 @@ class Tree:
         files = {name.removeprefix(root): file for name, file in self.files.items() if name.startswith(root)}
         folders = frozenset(name.removeprefix(root) for name in self.folders if name.startswith(root))
         return Tree(f"{self.where}/{root.rstrip('/')}", files, folders)
+
+    def rest(self) -> list[str]:
+        """What nobody read, in the order of names; but what is written about a data set is no part of it."""
+        unread = (name for name, file in self.files.items() if not file.was_read and not ABOUT.match(Path(name).name))
+        return sorted([*unread, *(f"{folder}/" for folder in self.closed)])
 
     @functools.cached_property
     def images(self) -> dict[str, list[File]]:
@@ -103,9 +128,20 @@ class Tree:
 
 
 def open_tree(path: Path, archives: contextlib.ExitStack) -> Tree:
+    """The files below a folder, those in its zip archives too, or those of one archive.
+
+    Args:
+        path: the folder or the archive.
+        archives: closes the archives at its end.
+
+    Raises:
+        ValueError: there is no such path, a folder cannot be listed, or an archive is damaged or would fill the memory.
+    """
+    closed: set[str] = set()
     if path.is_dir():
-        files, folders = _files_on_disk(path)
+        files, folders, closed = _files_on_disk(path)
         for name in [name for name in files if "/" not in name and name.lower().endswith(".zip")]:
+            del files[name]
             inside, folders_inside = _files_in_archive(path / name, archives)
             files |= {f"{name}/{member}": file for member, file in inside.items()}
             folders |= {f"{name}/{folder}" for folder in folders_inside}
@@ -113,29 +149,36 @@ def open_tree(path: Path, archives: contextlib.ExitStack) -> Tree:
         files, folders = _files_in_archive(path, archives)
     else:
         raise ValueError(f"there is no data set at {path}: no such file or folder; give the folder it was unpacked to")
-    return Tree(str(path), files, frozenset(folders))
+    return Tree(str(path), files, frozenset(folders), frozenset(closed))
 
 
 def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _files_on_disk(root: Path) -> tuple[dict[str, File], set[str]]:
+def _files_on_disk(root: Path) -> tuple[dict[str, File], set[str], set[str]]:
+    """Files, folders, and folders that are too deep to be looked into."""
     files: dict[str, File] = {}
     folders: set[str] = set()
+    closed: set[str] = set()
 
     def refuse(error: OSError) -> None:
         raise ValueError(f"{error.filename} cannot be listed: {error.strerror}; make it readable") from error
 
     for folder, inside, names in os.walk(root, onerror=refuse, followlinks=True):
         here = Path(folder).relative_to(root)
-        inside[:] = [name for name in inside if not name.startswith(".") and len(here.parts) < DEEPEST]
-        folders |= {(here / name).as_posix() for name in inside}
+        inside[:] = [name for name in inside if not HIDDEN.fullmatch(name)]
+        here_folders = {(here / name).as_posix() for name in inside}
+        if len(here.parts) < DEEPEST:
+            folders |= here_folders
+        else:
+            closed |= here_folders
+            inside.clear()
         for name in names:
-            if not name.startswith("."):
+            if not HIDDEN.fullmatch(name):
                 path = Path(folder, name)
                 files[(here / name).as_posix()] = File(str(path), functools.partial(_open, path))
-    return files, folders
+    return files, folders, closed
 
 
 def _files_in_archive(path: Path, archives: contextlib.ExitStack) -> tuple[dict[str, File], set[str]]:
@@ -143,16 +186,19 @@ def _files_in_archive(path: Path, archives: contextlib.ExitStack) -> tuple[dict[
         archive = archives.enter_context(zipfile.ZipFile(path))
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} is not a whole zip archive ({error}); get another copy, or give a folder or a zip archive"
+            f"{path} is not a whole zip archive ({error}); get another copy, or give a zip archive or a folder (unpack "
+            "archives of other kinds)"
         ) from error
     files: dict[str, File] = {}
     folders: set[str] = set()
     for member in archive.infolist():
-        name = member.filename.rstrip("/")
-        if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+        name = member.filename.replace("\\", "/").rstrip("/")  # some programs on Windows write backslashes
+        if any(HIDDEN.fullmatch(part) for part in name.split("/")):
             continue
         if member.is_dir():
             folders.add(name)
+        elif name in files:
+            raise ValueError(f"{path} holds {name} twice; unpack it, and keep the one that you want")
         elif member.file_size > max(MAX_IMAGE_BYTES, MAX_EXPANSION * member.compress_size):
             raise ValueError(
                 f"{path} was refused: {name} would expand from {member.compress_size} to {member.file_size} bytes, "
@@ -164,6 +210,7 @@ def _files_in_archive(path: Path, archives: contextlib.ExitStack) -> tuple[dict[
 
 
 def entries(tree: Tree) -> str:
+    """What lies directly in a tree's root, for messages."""
     return listed({name.partition("/")[0] for name in (*tree.files, *tree.folders)})
 
 
@@ -174,10 +221,16 @@ def listed(names: Iterable[object], most: int = 10) -> str:
     return (", ".join(ordered[:most]) or "nothing") + more
 
 
-def class_folder(tree: Tree, folder: str, class_name: str) -> list[File]:
-    if not (files := tree.images.get(folder)):
+def class_folder(tree: Tree, class_name: str, *folders: str) -> list[File]:
+    """The images of a class, which lie directly in one or several folders.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not (files := [file for folder in folders for file in tree.images.get(folder, [])]):
+        inside = tree.below(f"{folders[0]}/")
         raise ValueError(
-            f"the class {class_name!r} is empty: {tree.where}/{folder} has no .png, .jpg or .jpeg directly inside; "
-            "add its images or remove the class"
+            f"the class {class_name!r} is empty: {inside.where} has no pictures directly inside, found "
+            f"{entries(inside)}; add its pictures ({', '.join(FORMATS)}) or remove the class"
         )
     return files

@@ -5,18 +5,23 @@ unpacked), and writes nothing. Each layout is a row of LAYOUTS with a reader of 
 """
 
 import contextlib
+import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
 from .augmentation import with_rotations
 from .episodes import SPLITS, Images, Split
-from .files import open_tree
-from .layouts import LAYOUTS, omniglot_layout, recognised
+from .files import Tree, listed, open_tree
+from .layouts import LAYOUTS, Layout, omniglot_layout, recognised
 from .omniglot import OMNIGLOT_SIZE, Omniglot
-from .pictures import MAKE_ALIKE, check_overlap, stacked
+from .pictures import MAKE_ALIKE, stacked
+from .repeats import Repeats
 
 __all__ = ["LAYOUTS", "SPLITS", "Omniglot", "load_images"]
+
+logger = logging.getLogger(__name__)
 
 
 def load_images(
@@ -29,7 +34,7 @@ def load_images(
     """Read an image data set of any known layout, whole, as bytes.
 
     Pictures are of any format in `files.FORMATS`, whatever their names end in; each stands as its orientation tag says.
-    Of an animation the first image is read.
+    Of an animation the first image is read. A warning names the files that are no part of the layout.
 
     Args:
         path: a folder in one of LAYOUTS, a zip archive of one, or a folder that holds such archives.
@@ -53,19 +58,38 @@ def load_images(
     options = omniglot or Omniglot()
     by_character = omniglot_layout(options)
     with contextlib.ExitStack() as archives:
-        layout, tree = recognised(open_tree(Path(path), archives), [*LAYOUTS, by_character])
+        everything = open_tree(Path(path), archives)
+        layout, tree = recognised(everything, [*LAYOUTS, by_character])
         if layout is by_character:
             size = size or OMNIGLOT_SIZE
         elif omniglot is not None:
             raise ValueError(f"{path} is {layout.name}, which has splits of its own; omniglot=... is for Omniglot only")
         splits: dict[Split, Images] = {}
-        origin: dict[str, str] = {}
+        repeats = Repeats(tree.where)
         for split in SPLITS:
             pictures = sorted(layout.read(tree, split), key=lambda picture: picture.class_name)
-            check_overlap(tree, split, pictures, origin)
+            repeats.add_pictures(split, pictures)
             splits[split] = stacked(pictures, size, channels, str(path))
+            repeats.add_pixels(split, pictures, splits[split].pixels.numpy())
+    repeats.warn()
+    _warn_of_the_rest(everything, layout)
     shapes = {split: tuple(images.pixels.shape[1:]) for split, images in splits.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"{path} has splits whose images differ, (C, H, W) are {shapes}; {MAKE_ALIKE}")
     turned = options.rotations if layout is by_character else ()
     return {split: with_rotations(images) if split in turned else images for split, images in splits.items()}
+
+
+def _warn_of_the_rest(tree: Tree, layout: Layout) -> None:
+    """Name what nobody read: pictures in other formats or in nested folders, further splits, stray files."""
+    if rest := tree.rest():
+        kinds = Counter("folder" if name.endswith("/") else Path(name).suffix or "without ending" for name in rest)
+        logger.warning(
+            "%s holds %d files or folders that are no part of %s (%s) and are not read (%s): %s",
+            tree.where,
+            len(rest),
+            layout.name,
+            layout.files,
+            ", ".join(f"{number} {kind}" for kind, number in kinds.most_common(5)),
+            listed(rest, most=5),
+        )

@@ -3,7 +3,7 @@
 import csv
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .episodes import SPLITS, Split
-from .files import IMAGE, WRAPPERS, File, Tree, class_folder, entries, listed
+from .files import IMAGE, SPLIT_NAME, SPLIT_NAMES, WRAPPERS, File, Tree, class_folder, entries, listed
 from .omniglot import CHARACTER, Omniglot, read_omniglot
 from .pickles import read_arrays
 from .pictures import Picture, image_file, pictures_of
@@ -92,31 +92,29 @@ def _check_lengths(file: File, images: int, labels: int) -> None:
 
 
 def _read_folder(tree: Tree, split: Split) -> list[Picture]:
-    folders = sorted(folder for folder in tree.images if re.fullmatch(f"{split}/[^/]+", folder))
-    if not folders:
-        raise ValueError(f"{tree.where} has no {split}/<class>/, found {entries(tree)}; add the split {split!r}")
-    names = [folder.removeprefix(f"{split}/") for folder in folders]
-    return [
-        picture
-        for folder, name in zip(folders, names, strict=True)
-        for picture in pictures_of(name, class_folder(tree, folder, name))
-    ]
+    for root in SPLIT_NAMES[split]:
+        if classes := sorted(
+            folder.removeprefix(f"{root}/") for folder in tree.images if re.fullmatch(f"{root}/[^/]+", folder)
+        ):
+            return [p for name in classes for p in pictures_of(name, class_folder(tree, name, f"{root}/{name}"))]
+    raise ValueError(f"{tree.where} has no {split}/<class>/, found {entries(tree)}; add the split {split!r}")
 
 
 def _read_csv(tree: Tree, split: Split) -> list[Picture]:
-    table = tree.file(f"{split}.csv")
+    table = tree.split_file(split, "{}.csv", "split/{}.csv")
     pictures: list[Picture] = []
-    for line, row in enumerate(csv.DictReader(read_text(table)), 2):
-        if not row.get("filename") or not row.get("label"):
+    for line, row in enumerate(csv.DictReader(read_text(table), skipinitialspace=True), 2):
+        filename, label = ((row.get(column) or "").strip() for column in ("filename", "label"))
+        if not filename or not label:
             raise ValueError(f"line {line} of {table.where} must have a filename and a label, got {row}")
-        if (file := tree.files.get(f"images/{row['filename']}")) is None:
-            raise ValueError(f"line {line} of {table.where}: there is no {tree.where}/images/{row['filename']}; add it")
-        pictures += pictures_of(row["label"], [file])
+        if (file := tree.files.get(f"images/{filename}")) is None:
+            raise ValueError(f"line {line} of {table.where}: there is no {tree.where}/images/{filename}; add it")
+        pictures += pictures_of(label, [file])
     return pictures
 
 
 def _read_cache(tree: Tree, split: Split) -> list[Picture]:
-    file = tree.file(f"mini-imagenet-cache-{split}.pkl")
+    file = tree.split_file(split, "mini-imagenet-cache-{}.pkl")
     arrays = read_file(file)
     pixels, classes = _pixels(file, entry(file, arrays, "image_data")), entry(file, arrays, "class_dict")
     if not isinstance(classes, dict):
@@ -132,13 +130,15 @@ def _read_cache(tree: Tree, split: Split) -> list[Picture]:
                     f"image {i} to {name!r} {'too' if 0 <= i < len(names) else 'though there is none'}"
                 )
             names[i] = str(name)
+    if len(set(names) - {""}) < len(classes):
+        raise ValueError(f"class_dict of {file.where} has two names that are one as text: {listed(map(repr, classes))}")
     if "" in names:
         raise ValueError(f"class_dict of {file.where} must give each image to a class, but not image {names.index('')}")
     return _array_pictures(file, pixels, names)
 
 
-def _read_labelled(names: dict[Split, tuple[str, ...]], tree: Tree, split: Split) -> list[Picture]:
-    file = tree.file(*names[split])
+def _read_labelled(patterns: Mapping[Split, tuple[str, ...]], tree: Tree, split: Split) -> list[Picture]:
+    file = tree.split_file(split, *patterns[split])
     arrays = read_file(file)
     labels = _numbers(file, entry(file, arrays, "labels", "targets"))
     pixels = _pixels(file, entry(file, arrays, "data", "images", "features"))
@@ -146,8 +146,8 @@ def _read_labelled(names: dict[Split, tuple[str, ...]], tree: Tree, split: Split
 
 
 def _read_tiered(tree: Tree, split: Split) -> list[Picture]:
-    names = _tiered_names(tree.file(f"{split}_labels.pkl"), split)
-    file = tree.file(f"{split}_images.npz", f"{split}_images_png.pkl")
+    names = _tiered_names(tree.split_file(split, "{}_labels.pkl"), split)
+    file = tree.split_file(split, "{}_images.npz", "{}_images_png.pkl")
     arrays = read_file(file)
     if file.where.endswith(".npz"):
         # OpenCV's order is blue, green, red; into the PNGs of the other file it wrote red, green, blue itself.
@@ -188,9 +188,9 @@ def _encoded(entry: Any) -> bytes:
 
 
 def _read_cifar_fs(tree: Tree, split: Split) -> list[Picture]:
-    names = [line.strip() for line in read_text(tree.file(f"splits/bertinetto/{split}.txt"))]
+    names = [line.strip() for line in read_text(tree.split_file(split, "splits/bertinetto/{}.txt"))]
     inside = "data/" if "data" in tree.folders or any(name.startswith("data/") for name in tree.files) else ""
-    return [picture for name in names for picture in pictures_of(name, class_folder(tree, inside + name, name))]
+    return [picture for name in names for picture in pictures_of(name, class_folder(tree, name, inside + name))]
 
 
 @dataclass(frozen=True)
@@ -208,63 +208,93 @@ class Layout:
 LAYOUTS = (
     Layout(
         "an image folder",
-        "{train,val,test}/<class>/*.png or .jpg",
-        rf"(train|val|test)/[^/]+/[^/]+{IMAGE.pattern}",
+        "{train,val,test}/<class>/*.png or another format",
+        rf"{SPLIT_NAME}/[^/]+/[^/]+{IMAGE.pattern}",
         _read_folder,
     ),
-    Layout("miniImageNet", "{train,val,test}.csv (filename,label) and images/", r"(train|val|test)\.csv", _read_csv),
+    Layout(
+        "miniImageNet",
+        "{train,val,test}.csv (filename,label), there or in split/, and images/",
+        rf"(split/)?{SPLIT_NAME}\.csv",
+        _read_csv,
+    ),
     Layout(
         "miniImageNet",
         "mini-imagenet-cache-{train,val,test}.pkl",
-        r"mini-imagenet-cache-(train|val|test)\.pkl",
+        rf"mini-imagenet-cache-{SPLIT_NAME}\.pkl",
         _read_cache,
     ),
     Layout(
         "miniImageNet",
         "miniImageNet_category_split_{train_phase_train,val,test}.pickle",
-        r"miniImageNet_category_split_(train_phase_train|val|test)\.pickle",
+        rf"miniImageNet_category_split_(train_phase_train|{SPLIT_NAME})\.pickle",
         functools.partial(
             _read_labelled,
-            {
-                "train": ("miniImageNet_category_split_train_phase_train.pickle",),
-                "val": ("miniImageNet_category_split_val.pickle",),
-                "test": ("miniImageNet_category_split_test.pickle",),
-            },
+            dict.fromkeys(SPLITS, ("miniImageNet_category_split_{}.pickle",))
+            | {"train": ("miniImageNet_category_split_{}_phase_train.pickle",)},
         ),
     ),
     Layout(
         "tieredImageNet",
         "{train,val,test}_images.npz or _images_png.pkl, and {train,val,test}_labels.pkl",
-        r"(train|val|test)_(images\.npz|images_png\.pkl|labels\.pkl)",
+        rf"{SPLIT_NAME}_(images\.npz|images_png\.pkl|labels\.pkl)",
         _read_tiered,
     ),
     Layout(
         "CIFAR-FS",
         "<class>/*.png or data/<class>/*.png, and splits/bertinetto/{train,val,test}.txt",
-        r"splits/bertinetto/(train|val|test)\.txt",
+        rf"splits/bertinetto/{SPLIT_NAME}\.txt",
         _read_cifar_fs,
     ),
     Layout(
         "CIFAR-FS",
         "CIFAR_FS_{train,val,test}.pickle",
-        r"CIFAR_FS_(train|val|test)\.pickle",
-        functools.partial(_read_labelled, {split: (f"CIFAR_FS_{split}.pickle",) for split in SPLITS}),
+        rf"CIFAR_FS_{SPLIT_NAME}\.pickle",
+        functools.partial(_read_labelled, dict.fromkeys(SPLITS, ("CIFAR_FS_{}.pickle",))),
     ),
     Layout(
         "FC100",
         "FC100_{train,val,test}.pickle or .npz",
-        r"FC100_(train|val|test)\.(pickle|npz)",
-        functools.partial(_read_labelled, {split: (f"FC100_{split}.pickle", f"FC100_{split}.npz") for split in SPLITS}),
+        rf"FC100_{SPLIT_NAME}\.(pickle|npz)",
+        functools.partial(_read_labelled, dict.fromkeys(SPLITS, ("FC100_{}.pickle", "FC100_{}.npz"))),
     ),
 )
 """All but Omniglot's, whose reader depends on how it is split."""
 
 
+INTO_FOLDERS = "write their pictures to {train,val,test}/<class>/"
+KNOWN_ELSEWHERE = (
+    (r"\.(tar(\.\w+)?|tgz|tbz2?|txz|7z|rar)", "an archive that is no zip archive", "unpack it and give the folder"),
+    (r"_embeddings\.pkl", "embeddings for LEO", "give them to launchers/leo.py with --embeddings"),
+    (r"\.(hdf5|h5)", "HDF5 files, as torchmeta makes them", INTO_FOLDERS),
+    (r"(\.tfrecords?|/dataset_spec\.json)", "Meta-Dataset's records", INTO_FOLDERS),
+    (
+        r"/image_class_labels\.txt",
+        "CUB-200-2011, which has no splits of its classes",
+        "sort the folders inside images/ into train/, val/ and test/, or list pictures in {train,val,test}.csv",
+    ),
+    (r"/(base|novel)\.json", "lists of pictures by their paths on the machine that made them", INTO_FOLDERS),
+    (
+        r"/cifar-100-(python/(train|test)|binary/(train|test)\.bin)",
+        "CIFAR-100, whose splits have the same classes",
+        "take CIFAR-FS or FC100, which are made of it",
+    ),
+    (r"\.(npy|npz|mat|pt|pth|parquet|arrow|lmdb|mdb|pkl|pickle)", "arrays of no known layout", INTO_FOLDERS),
+    (
+        rf"/[^/]+/[^/]+{IMAGE.pattern}",
+        "folders of pictures without splits",
+        "sort the folders of the classes into train/, val/ and test/",
+    ),
+)
+"""What is known by the end of its files' names, but not read: what it is, and what to do."""
+
+
 def omniglot_layout(omniglot: Omniglot) -> Layout:
+    """Omniglot's layout, with the splits that these options make."""
     return Layout(
         "Omniglot",
         "<alphabet>/character<number>/*.png, in one or several folders or archives",
-        rf"{CHARACTER.pattern}/[^/]+\.png",
+        rf"{CHARACTER.pattern}/[^/]+{IMAGE.pattern}",
         functools.partial(read_omniglot, omniglot),
     )
 
@@ -279,10 +309,20 @@ def recognised(tree: Tree, layouts: Sequence[Layout]) -> tuple[Layout, Tree]:
     if not found:
         known = "\n".join(f"  {layout.name}: {layout.files}" for layout in layouts)
         raise ValueError(
-            f"no data set was recognised at {tree.where}, found {entries(tree)}; known layouts are\n{known}"
+            f"no data set was recognised at {tree.where}, found {entries(tree)}{_known_elsewhere(tree)}; known layouts "
+            f"are\n{known}"
         )
     if len(found) > 1:
         several = "; ".join(f"{layout.name} ({layout.files}) at {tree.below(root).where}" for layout, root in found)
         raise ValueError(f"{tree.where} holds several data sets, give the folder of one alone: {several}")
     ((layout, root),) = found
     return layout, tree.below(root)
+
+
+def _known_elsewhere(tree: Tree) -> str:
+    """What a tree of no layout holds, if that is known, and what to do."""
+    for ending, what, remedy in KNOWN_ELSEWHERE:
+        pattern = re.compile(rf".*{ending}")
+        if name := next((name for name in sorted(tree.files) if pattern.fullmatch(f"/{name}")), None):
+            return f"; {name} looks like {what} (not read): {remedy}"
+    return ""

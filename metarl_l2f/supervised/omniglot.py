@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 
 from ..training.seeding import Stream, generator
 from .episodes import SPLITS, Split
-from .files import File, Tree, class_folder, listed
+from .files import SPLIT_NAME, File, Tree, class_folder, listed
 from .pictures import Picture, on_white, pictures_of
 
 # Of Omniglot; but train/character01/ is a class of an image folder.
-CHARACTER = re.compile(r"(?:.*/)?(?P<alphabet>(?!(?:train|val|test)/)[^/]+)/(?P<character>character\d+)")
+CHARACTER = re.compile(rf"(?:.*/)?(?P<alphabet>(?!{SPLIT_NAME}/)[^/]+)/(?P<character>character\d+)")
 OMNIGLOT_SIZE = 28  # pixels, that its 105 become
 
 
@@ -55,14 +55,14 @@ class Omniglot:
 
 
 def read_omniglot(omniglot: Omniglot, tree: Tree, split: Split) -> list[Picture]:
+    """The pictures of a split, ink bright on black."""
     folders: defaultdict[str, list[str]] = defaultdict(list)  # of each character: several sets may hold some of it
     for folder in sorted(tree.images):
         if match := CHARACTER.fullmatch(folder):
             folders[f"{match['alphabet']}/{match['character']}"].append(folder)
     pictures: list[Picture] = []
     for name in _omniglot_split(omniglot, tree.where, sorted(folders))[split]:
-        files = [file for folder in folders[name] for file in class_folder(tree, folder, name)]
-        pictures += pictures_of(name, _without_copies(files))
+        pictures += pictures_of(name, _without_copies(class_folder(tree, name, *folders[name])))
     return [picture._replace(open=functools.partial(_inverted, picture.open)) for picture in pictures]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 
-from .episodes import Images, Split
-from .files import FORMATS, File, Tree, Unreadable
+from .episodes import Images
+from .files import FORMATS, File, Unreadable
 
 # Larger ones are no pictures but mistakes or attacks: 64 million pixels.
 MAX_PIXELS = 2**26
@@ -88,24 +88,6 @@ def on_white(image: Image.Image, mode: str) -> Image.Image:
 def _shape(pixels: np.ndarray) -> str:
     channels, height, width = pixels.shape
     return f"{height}×{width} {'grey' if channels == 1 else 'RGB'}"
-
-
-def check_overlap(tree: Tree, split: Split, pictures: list[Picture], origin: dict[str, str]) -> None:
-    """Note in `origin` where classes and images came up, and refuse those that did before."""
-    if not pictures:
-        raise ValueError(f"the split {split!r} of {tree.where} has no images; every split needs some")
-    for class_name in sorted({picture.class_name for picture in pictures}):
-        if (other := origin.setdefault(f"class {class_name}", split)) != split:
-            raise ValueError(
-                f"the splits {other!r} and {split!r} of {tree.where} share the class {class_name!r}; the classes of a "
-                "split must be new to the others, under names or numbers that count through all splits"
-            )
-    for picture in pictures:
-        here = f"{picture.class_name} ({split})"  # an object of its own, so that a second time differs
-        if (other := origin.setdefault(f"image {picture.where}", here)) is not here:
-            raise ValueError(
-                f"the image {picture.where} stands in {other} and again in {here}; it may be of one class, once"
-            )
 
 
 def image_file(content: Callable[[], bytes]) -> Image.Image:
