@@ -27,6 +27,7 @@ from metarl_l2f.launchers import meta_rl, sinusoid, supervised
 from metarl_l2f.launchers.kinds import REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
 from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_config
+from metarl_l2f.methods import label_of
 from metarl_l2f.report import EVALUATION_FILE
 from metarl_l2f.training import metrics
 from metarl_l2f.training.config import command, flat, from_json
@@ -133,7 +134,7 @@ def labels_of(runs: Sequence[Path], kind: type[RunOptions]) -> list[str]:
         alike = [other for other in options if other["settings.method"] == own["settings.method"]]
         differ = [n for n in own if n not in ignored and any(other.get(n) != own[n] for other in alike)]
         choices = [f"{name.rpartition('.')[-1].replace('_', ' ')} {own[name]}" for name in differ]
-        labels.append(", ".join([str(own["settings.method"]).upper(), *choices]))
+        labels.append(", ".join([label_of(str(own["settings.method"])), *choices]))
     return labels
 
 

@@ -26,6 +26,7 @@ from metarl_l2f.launchers.run import (
     read_state,
     warns_once,
 )
+from metarl_l2f.methods import label_of
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.settings import MetaRLSettings, Method
@@ -135,7 +136,7 @@ def inspector(experiment: MetaRL, options: RunOptions) -> Callable[[Mapping[str,
         before, after = (float(rollouts.episodes[step].returns().mean()) for step in (0, steps))
         gap = gap_warning(metrics[f"return/step_{steps}"], before, after)
         warn([*collapse_warnings(experiment.learner, gamma), gap])
-        pictures = options.pictures(rollouts, tasks) | pictures_of(found, experiment.settings.method.upper())
+        pictures = options.pictures(rollouts, tasks) | pictures_of(found, label_of(experiment.settings.method))
         return Shown(found.metrics(), histograms_of(found.gamma), pictures)
 
     return inspect
@@ -171,7 +172,7 @@ def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
     config = {"environment": {"id": env, "arguments": arguments}}
     if group.first and options.resume is not None and (folder / CHECKPOINT_FILE).exists():
         read_state(newest(folder), "environment", config["environment"])
-    print(f"{settings.method.upper()} on {env}, seed {settings.seed}; writing to {folder}")
+    print(f"{label_of(settings.method)} on {env}, seed {settings.seed}; writing to {folder}")
     score = f"return/step_{settings.inner.inner_steps}"
     try:
         return run.train_and_report(
@@ -202,7 +203,7 @@ def report(experiment: MetaRL, folder: Path, options: RunOptions) -> None:
         experiment, options.evaluation_tasks, settings.episodes_per_task, options.evaluation_steps, settings.seed
     )
     evaluation.save(folder / "evaluation.json")
-    found = pictures_of(experiment.meta.inspect(rollouts), settings.method.upper())
+    found = pictures_of(experiment.meta.inspect(rollouts), label_of(settings.method))
     for picture, figure in (options.pictures(rollouts, tasks) | found).items():
         save(figure, folder / f"{picture}.png")
     print(evaluation.table())

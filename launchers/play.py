@@ -19,6 +19,7 @@ import tyro
 
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, load_run
 from metarl_l2f.launchers.run import fail
+from metarl_l2f.methods import label_of
 from metarl_l2f.rl.adapted import Adapted, AdaptedPolicy
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.training.seeding import Stream, generator
@@ -253,7 +254,7 @@ def play(experiment: MetaRL, options: Options) -> str:
     finally:
         env.close()
     heading = name.rpartition("/")[-1]
-    frames = side_by_side(clips, heading, subject, settings.method.upper(), hold=round(LAST_FRAME_SECONDS * fps))
+    frames = side_by_side(clips, heading, subject, label_of(settings.method), hold=round(LAST_FRAME_SECONDS * fps))
     save(frames, options.video, fps)
     returns = ", ".join(
         f"{clip.title} {clip.returns[-1]:.1f} ({mean:.1f})" for clip, mean in zip(clips, adapted.returns, strict=True)

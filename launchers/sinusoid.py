@@ -14,6 +14,7 @@ from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import sinusoid_fit
 from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
 from metarl_l2f.launchers.supervised import RunOptions, launch, load_run
+from metarl_l2f.methods import label_of
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.settings import SupervisedSettings
@@ -110,7 +111,7 @@ class Sinusoid(RunOptions):
 
 
 def _name(experiment: MetaSupervised) -> str:
-    return experiment.settings.method.upper()
+    return label_of(experiment.settings.method)
 
 
 @as_program

@@ -24,6 +24,7 @@ from metarl_l2f.launchers.run import (
     read_state,
     warns_once,
 )
+from metarl_l2f.methods import label_of
 from metarl_l2f.shards import rows_of
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised
@@ -176,7 +177,7 @@ def inspector(experiment: MetaSupervised, options: RunOptions) -> Callable[[Mapp
         before, after = (metrics.get(f"validation/{score}/step_{step}") for step in (0, steps))
         if before is not None and after is not None:
             warn([gap_warning(metrics[f"{score}/step_{steps}"], before, after)])
-        pictures = options.pictures(experiment) | pictures_of(found, experiment.settings.method.upper())
+        pictures = options.pictures(experiment) | pictures_of(found, label_of(experiment.settings.method))
         return Shown(found.metrics(), histograms_of(found.gamma), pictures)
 
     return inspect
@@ -206,7 +207,7 @@ def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
                 "schedule spans them; start a new run, or train with --schedule constant"
             )
     experiment = options.experiment(group)
-    print(f"{settings.method.upper()} on {name.replace('_', ' ')}, seed {settings.seed}; writing to {folder}")
+    print(f"{label_of(settings.method)} on {name.replace('_', ' ')}, seed {settings.seed}; writing to {folder}")
     problem = experiment.problem
     score = f"{problem.score_name}/step_{settings.inner.inner_steps}"
 
@@ -218,7 +219,7 @@ def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
         evaluation = options.evaluate(experiment, folder, settings.seed)
         evaluation.save(folder / "evaluation.json")
         found = experiment.meta_loss.inspect(inspected_tasks(experiment), settings.inner.inner_steps)
-        for picture, figure in (options.pictures(experiment) | pictures_of(found, settings.method.upper())).items():
+        for picture, figure in (options.pictures(experiment) | pictures_of(found, label_of(settings.method))).items():
             save(figure, folder / f"{picture}.png")
         print("\n".join(filter(None, [evaluation.table(), options.notes(evaluation)])))
 

@@ -22,6 +22,7 @@ from metarl_l2f.figures import walked
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, load_run, mean_returns
 from metarl_l2f.launchers.play import LAST_FRAME_SECONDS, USUAL_FPS, chosen_task, film, filmable, in_words
 from metarl_l2f.launchers.run import read_config
+from metarl_l2f.methods import label_of
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.training.config import command
@@ -192,7 +193,7 @@ class ViewedRun:
         settings = self.experiment.settings
         return {
             "name": self.folder.resolve().name,
-            "method": settings.method.upper(),
+            "method": label_of(settings.method),
             "seed": settings.seed,
             "env_steps": self.experiment.env_steps,
             "steps_trained": settings.inner.inner_steps,
@@ -216,7 +217,7 @@ class ViewedRun:
         adapted = self.experiment.adapt(task=task, steps=asked.steps, episodes=asked.episodes, seed=asked.seed)
         clips = film(env, adapted, task, settings.horizon, asked.seed, FILM_SIZE)
         fps = env.metadata.get("render_fps") or USUAL_FPS
-        heading, note = str(self.experiment.env).rpartition("/")[-1], settings.method.upper()
+        heading, note = str(self.experiment.env).rpartition("/")[-1], label_of(settings.method)
         frames = side_by_side(clips, heading, in_words(task, env), note, hold=round(LAST_FRAME_SECONDS * fps))
         save(frames, path, fps)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .evaluation import Evaluation, load_evaluation
+from .methods import label_of
 from .training import metrics
 from .training.checkpoint import write_atomically
 from .training.config import command, flat
@@ -94,7 +95,7 @@ def write_report(folder: Path, question: str) -> Path:
 
 
 def _method(settings: Mapping[str, Any]) -> str:
-    return str(settings.get("method", "prototypical network")).upper()
+    return label_of(str(settings.get("method", "prototypical network")))
 
 
 def _scores(evaluation: Evaluation) -> str:
