@@ -1,5 +1,6 @@
 """The outer loop: a run that is stopped in any way and continued is the run that was never stopped."""
 
+import errno
 import fcntl
 import json
 import math
@@ -7,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -393,13 +395,51 @@ def test_a_forked_process_that_outlives_the_run_does_not_hold_its_lock(tmp_path,
 
     def flock_and_fork(lock, operation):
         flock(lock, operation)
-        inherited.append(os.dup(lock.fileno()))  # the same open file, as a forked process has it
+        inherited.append(os.dup(lock))  # the same open file, as a forked process has it
 
     monkeypatch.setattr(fcntl, "flock", flock_and_fork)
     run(tmp_path)
     assert run(tmp_path, resume=True, iterations=6).iteration == 6
     for descriptor in inherited:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_trained_on_without_one(tmp_path, monkeypatch, capsys, unbroken, number):
+    def refuse(lock, operation):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        assert run(tmp_path).iteration == 5
+    assert left_by(tmp_path) == unbroken
+    said = capsys.readouterr().err
+    assert f"training without a lock, for {tmp_path / '.lock'} cannot have one: {os.strerror(number)}" in said
+    assert run(tmp_path, resume=True, iterations=6).iteration == 6  # Nothing is left behind that would bar the next.
+
+
+def test_another_fault_of_a_lock_is_named(tmp_path, monkeypatch):
+    def fail(lock, operation):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(OSError, match=r"Input/output error \(make room.*\.lock"):
+        run(tmp_path)
+
+
+def test_a_python_without_posix_modules_trains_without_a_lock(tmp_path):
+    program = (
+        "import sys\n"
+        "for name in ('fcntl', 'resource', 'termios', 'pwd', 'grp', 'tty', 'pty', 'syslog'):\n"
+        "    sys.modules[name] = None\n"
+        "from metarl_l2f.launchers.navigation import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    flags = ["--tasks-per-batch", "2", "--episodes-per-task", "2", "--horizon", "5", "--evaluation-tasks", "0"]
+    flags += ["--iterations", "1", "--threads", "1", "--log-dir", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", program, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'run' / '.lock'} cannot have one: Function not implemented" in done.stderr
 
 
 def test_a_full_disk_ends_the_run_and_the_previous_checkpoint_loads(tmp_path, unbroken, monkeypatch):

@@ -148,6 +148,8 @@ def writing(path: Path) -> Iterator[None]:
 
 def _sync_folder(folder: Path) -> None:
     """A new name in a folder survives a power cut only once the folder is on disk as well."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders.
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,7 +9,7 @@ Of several ranks all iterate, validate and inspect, for they do so together; ran
 
 import contextlib
 import dataclasses
-import fcntl
+import errno
 import gc
 import json
 import math
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, Self
 
+from filelock import FileLock, SoftFileLock, Timeout
 from tqdm import tqdm
 
 from . import checkpoint
@@ -34,6 +35,8 @@ CHECKPOINT_FILE = "checkpoint.pt"
 PREVIOUS_FILE = "previous.pt"
 BEST_FILE = "best.pt"
 LOCK_FILE = ".lock"
+# What systems answer that have no locks, such as NFS without its lock daemon and Lustre mounted without flock.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 # Any of these in a folder means that a run was started there.
 RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, BEST_FILE)
 
@@ -350,25 +353,37 @@ def _claimed(directory: Path, resume: bool) -> Iterator[None]:
         )
     with checkpoint.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    with checkpoint.writing(directory / LOCK_FILE):
-        lock = open(directory / LOCK_FILE, "a")  # noqa: SIM115
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunLockedError(
-                f"another process is training into {directory}; stop it or wait for it, or choose another --log-dir"
-            ) from error
-        try:
-            if not resume and (found := _contents(directory)):
-                raise RunExistsError(
-                    f"{directory} already holds a run ({', '.join(found)}); continue it with "
-                    f"--resume {shlex.quote(str(directory))}, or choose another --log-dir"
-                )
-            yield
-        finally:
-            # Closing would not do: a forked worker shares the open file.
-            fcntl.flock(lock, fcntl.LOCK_UN)
+    with _locked(directory / LOCK_FILE):
+        if not resume and (found := _contents(directory)):
+            raise RunExistsError(
+                f"{directory} already holds a run ({', '.join(found)}); continue it with "
+                f"--resume {shlex.quote(str(directory))}, or choose another --log-dir"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, which ends with this process; go without, and say so, where the system has no such locks."""
+    lock: Any = FileLock(path, blocking=False, fallback_to_soft=False)
+    try:
+        if FileLock is SoftFileLock:  # A file that a killed process would leave behind.
+            raise OSError(errno.ENOSYS, "this Python has no file locks", str(path))
+        lock.acquire()
+    except Timeout:
+        raise RunLockedError(
+            f"another process is training into {path.parent}; stop it or wait for it, or choose another --log-dir"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            with checkpoint.writing(path):
+                raise
+        why = f"{path} cannot have one: {os.strerror(error.errno)}"
+        tqdm.write(f"training without a lock, for {why}; start no second run in the folder meanwhile", sys.stderr)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _contents(directory: Path) -> list[str]:

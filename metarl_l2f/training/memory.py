@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     By default glibc maps every block above a threshold anew, and the system clears it page by page. Here blocks of that
     size, activations and gradients, are needed again within milliseconds. Does nothing where the C library is another.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows.
         library = ctypes.CDLL(None)
         for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             library.mallopt(parameter, LARGEST)
