@@ -6,7 +6,7 @@ also makes every network safe to call from several threads and under `torch.func
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
 import torch
@@ -299,6 +299,7 @@ class Norm(nn.Module):
         if steps < 1:
             raise ValueError(f"normalisation needs 1 or more sets of scales and shifts, got {steps}")
         self.weight, self.bias = nn.Parameter(torch.ones(steps, channels)), nn.Parameter(torch.zeros(steps, channels))
+        self.tracked = tracked
         if tracked:
             self.register_buffer("mean", torch.zeros(tracked, channels))
             self.register_buffer("variance", torch.ones(tracked, channels))
@@ -321,17 +322,24 @@ def _row(sets: Tensor, step: int) -> Tensor:
 
 
 @torch.no_grad()
-def track(network: nn.Module, params: Params, images: Tensor, step: int) -> None:
-    """Move the running means and variances of one inner step towards those of these images, by MOMENTUM."""
+def track(network: nn.Module, compute: Callable[[], Any], step: int) -> None:
+    """Move the running means and variances of one inner step towards those of the images at hand, by MOMENTUM.
+
+    Args:
+        network: holds the normalisation layers that have such statistics.
+        compute: runs the network on the images.
+        step: how many inner steps led to the parameters that it is run with.
+    """
 
     def move(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
         features = inputs[2].detach()
         for name, moment in (("mean", features.mean((0, 2, 3))), ("variance", features.var((0, 2, 3)))):
             _row(norm.get_buffer(name), step).lerp_(moment, MOMENTUM)
 
-    hooks = [norm.register_forward_pre_hook(move) for norm in network.modules() if isinstance(norm, Norm)]
+    norms = [layer for layer in network.modules() if isinstance(layer, Norm) and layer.tracked]
+    hooks = [norm.register_forward_pre_hook(move) for norm in norms]
     try:
-        network(params, images, step)
+        compute()
     finally:
         for hook in hooks:
             hook.remove()

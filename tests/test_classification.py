@@ -142,7 +142,7 @@ def test_normalisation_by_running_statistics_by_hand():
 def test_tracking_moves_one_steps_statistics_a_hundredth_of_the_way():
     network = Conv4((1, 16, 16), 3, 2, generator=torch.Generator().manual_seed(0), tracked_steps=3)
     params, shown = params_of(network), torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    track(network, params, shown, 1)
+    track(network, lambda: network(params, shown, 1), 1)
     features = F.conv2d(shown, params["blocks.0.conv.weight"], padding=1)
     norm = network.blocks[0].norm
     torch.testing.assert_close(norm.mean[1], 0.01 * features.mean((0, 2, 3)).detach())

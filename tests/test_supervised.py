@@ -8,9 +8,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop
 from metarl_l2f.diagnostics import degree_of_conflict
@@ -427,62 +424,3 @@ def test_evaluation_takes_more_query_points_than_training():
 def test_impossible_curves_are_refused(make, text):
     with pytest.raises(ValueError, match=text):
         make()
-
-
-# ---- networks of one's own ----------------------------------------------------------------------------------------
-
-
-class Lines:
-    """Linear functions of four numbers, learned by a network of torch's own layers."""
-
-    score_name, higher_is_better, slow_to_draw, embedding_size = "mse", False, False, None
-
-    def __init__(self, build):
-        self.build = build
-
-    def sample(self, split, generator, number):
-        x, weights = (torch.from_numpy(generator.normal(size=(number, n, 4))).float() for n in (10, 1))
-        y = (x * weights).sum(-1, keepdim=True)
-        return Task(x[:, :5], y[:, :5], x[:, 5:], y[:, 5:], torch.zeros(number, 0))
-
-    def network(self, generator):
-        torch.manual_seed(0)
-        return self.build()
-
-    def outputs(self, network, params, inputs, step):
-        return functional_call(network, params, (inputs,))
-
-    def loss(self, outputs, targets):
-        return F.mse_loss(outputs.reshape(targets.shape), targets)
-
-    score = loss
-
-
-def lines(build, method="maml", **how):
-    inner = InnerLoop(inner_lr=0.05, learn_inner_lr=method == "l2f")
-    settings = SupervisedSettings(method=method, tasks_per_batch=4, validation_tasks=4, inner=inner)
-    return MetaSupervised(Lines(build), settings, **how)
-
-
-def half_frozen():
-    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
-    network[0].requires_grad_(False)
-    return network
-
-
-@pytest.mark.parametrize("batching", ["vmap", "loop"])
-@pytest.mark.parametrize("method", ["maml", "l2f"])
-def test_a_frozen_part_stays_and_comes_back_from_a_checkpoint(tmp_path, method, batching):
-    run = lines(half_frozen, method, batching=batching)
-    before = {name: value.clone() for name, value in run.learner.state_dict().items()}
-    for iteration in (1, 2):
-        run.iterate(iteration)
-    checkpoint.save(tmp_path / "state.pt", run.state_dict())
-    moved = {name for name, value in run.learner.state_dict().items() if not torch.equal(value, before[name])}
-    assert "network.2.weight" in moved and not any(name.startswith("network.0.") for name in moved)
-    other = lines(half_frozen, method, batching=batching)
-    with torch.no_grad():
-        other.learner.network[0].weight.zero_()
-    other.load_state_dict(checkpoint.load(tmp_path / "state.pt"))
-    assert torch.equal(other.learner.network[0].weight, before["network.0.weight"])
-    assert other.iterate(3) | {"time/iteration": 0} == run.iterate(3) | {"time/iteration": 0}

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -119,7 +120,9 @@ class MetaSupervised:
         share = Share(settings.tasks_per_batch, self.group)
         drawn = self._training_tasks(iteration)
         tasks = rows_of(drawn, share.rows)
-        adaptation, gradient = self.meta_loss.gradient(tasks, self._step_weights(iteration), share)
+        adaptation, gradient = self.meta_loss.gradient(
+            tasks, self._step_weights(iteration), share, partial(self._layers_seed, iteration)
+        )
         if get_total_norm(gradient, math.inf).isfinite():
             self._update(gradient)
         else:
@@ -216,6 +219,10 @@ class MetaSupervised:
     def _draw(self, iteration: int) -> Task:
         random = generator(self.settings.seed, Stream.TASKS, iteration)
         return self.problem.sample("train", random, self.settings.tasks_per_batch)
+
+    def _layers_seed(self, iteration: int, task: int) -> int:
+        """Seeds what random layers, such as dropout, draw for one task of an iteration."""
+        return torch_generator(self.settings.seed, Stream.LAYERS, iteration, task).initial_seed()
 
     def _schedule(self, iteration: int) -> None:
         """Set what depends on how far the run is: the meta step size, and the order of the gradients."""

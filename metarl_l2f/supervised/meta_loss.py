@@ -15,10 +15,11 @@ from torch.func import vmap
 from ..core import L2F, Params, Start
 from ..devices import Recorded, moved
 from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
-from ..networks import track
+from ..networks import Norm, track
 from ..shards import Shards, Share, joined, rows_of
 from ..training.group import Group
 from .episodes import Split, Task
+from .layers import RandomLayers, explained, refuse_running_statistics
 
 Batching = Literal["vmap", "loop"]
 CPU = torch.device("cpu")
@@ -148,9 +149,11 @@ class MetaLoss:
     ) -> None:
         if batching not in get_args(Batching):
             raise ValueError(f"batching must be one of {get_args(Batching)}, got {batching!r}")
+        refuse_running_statistics(learner.network)
         self.learner, self.problem, self.batching, self.compiled = learner, problem, batching, compiled
         self.shards = Shards(threads if self.device.type == "cpu" else 1, task_chunk)
         self._gradients: dict[Any, Callable[[Task], tuple[Adaptation, list[Tensor]]]] = {}
+        self._random: RandomLayers | None = None
 
     @property
     def device(self) -> torch.device:
@@ -161,13 +164,53 @@ class MetaLoss:
         """function(task) for every task of a chunk, the results stacked over tasks."""
         if self.batching == "vmap":
             return vmap(function)(tasks)
-        results = [function(rows_of(tasks, row)) for row in range(len(tasks.support))]
+        results = []
+        for row in range(len(tasks.support)):
+            if self._random:
+                self._random.next_task()
+            results.append(function(rows_of(tasks, row)))
         kind = type(results[0])
         columns = [torch.stack(column) for column in zip(*results, strict=True)]
         return kind(*columns) if hasattr(kind, "_fields") else kind(columns)
 
+    def random_layers(self, tasks: Task) -> RandomLayers:
+        """The network's layers that draw random numbers, found by trying the first of some tasks, once.
+
+        Raises:
+            ValueError: they cannot be repeated in this way of batching.
+        """
+        if self._random is None:
+            task, steps = moved(rows_of(tasks, 0), self.device), self.learner.inner.inner_steps
+            network = self.learner.network
+
+            @torch.no_grad()
+            def compute() -> Tensor:
+                return scores_by_step(self.learner, self.problem, task, steps)[2]
+
+            with explained(network, vmapped=False):
+                random = RandomLayers(network, compute, self.device)
+            if random.found and (self.batching == "vmap" or self.compiled):
+                raise ValueError(
+                    f"{random.label} draws random numbers, and tasks that are vmapped or compiled cannot each have "
+                    "their own; use batching='loop' without compiled, or take the layer out"
+                )
+            if random.found:  # torch's generator, from which layers draw, is one for all threads.
+                self.shards.close()
+                self.shards = Shards(1, self.shards.tasks_per_shard)
+            self._random = random
+        return self._random
+
+    def _map(self, function: Callable[[Task], Any], tasks: Task) -> list[Any]:
+        """function(chunk) for every chunk of tasks, on the learner's device."""
+        with explained(self.learner.network, self.batching == "vmap"):
+            return self.shards.map(function, moved(tasks, self.device))
+
     def gradient(
-        self, tasks: Task, weights: tuple[float, ...], share: Share | None = None
+        self,
+        tasks: Task,
+        weights: tuple[float, ...],
+        share: Share | None = None,
+        seed_of: Callable[[int], int] = int,
     ) -> tuple[Adaptation, list[Tensor]]:
         """These tasks' adaptations, and the gradient of the batch's mean meta-loss with respect to (θ, φ, α).
 
@@ -175,9 +218,11 @@ class MetaLoss:
             tasks: stacked.
             weights: as in `meta_loss`.
             share: which of the batch's tasks these are; by default all.
+            seed_of: the number of a task in the batch → seed of what random layers draw for it.
         """
         share = share or Share(len(tasks.support))
-        parts = self.shards.map(self._chunk_gradient(weights), moved(tasks, self.device))
+        with self.random_layers(tasks).learning(map(seed_of, range(share.rows.start, share.rows.stop))):
+            parts = self._map(self._chunk_gradient(weights), tasks)
         number = len(tasks.support)
         means = [sum(pieces) / number for pieces in zip(*(gradient for _, gradient in parts), strict=True)]
         return moved(joined([adaptation for adaptation, _ in parts]), CPU), share.mean(means)
@@ -189,17 +234,19 @@ class MetaLoss:
         def chunk(tasks: Task) -> tuple[Tensor, ...]:
             return self.over_tasks(lambda task: scores_by_step(self.learner, self.problem, task, steps), tasks)
 
-        scores, losses, outputs = joined(self.shards.map(chunk, moved(tasks, self.device)))
+        self.random_layers(tasks).switch(False)
+        scores, losses, outputs = joined(self._map(chunk, tasks))
         return moved((scores, losses, outputs), CPU)
 
     @torch.no_grad()
     def track(self, tasks: Task, steps: int) -> None:
         """Let running statistics, where the network has any, follow what is judged, on the first task's query set."""
-        if not any(True for _ in self.learner.network.buffers()):
+        network = self.learner.network
+        if not any(isinstance(layer, Norm) and layer.tracked for layer in network.modules()):
             return
         task = moved(rows_of(tasks, 0), self.device)
         for step, params in enumerate(judged(self.learner, self.problem, task, steps)):
-            track(self.learner.network, params, task.query, step)
+            track(network, partial(self.problem.outputs, network, params, task.query, step), step)
 
     def starts(self, tasks: Task) -> tuple[Tensor, Params]:
         """Every task's γ (N, L), and ∇ of its support loss at θ, by name, stacked over tasks: what conflict is of."""
@@ -212,7 +259,8 @@ class MetaLoss:
 
             return self.over_tasks(task_start, tasks)
 
-        gamma, *gradients = joined(self.shards.map(chunk, moved(tasks, self.device)))
+        self.random_layers(tasks).switch(False)
+        gamma, *gradients = joined(self._map(chunk, tasks))
         return moved((gamma, dict(zip(self._names(), gradients, strict=True))), CPU)
 
     def inspect(self, tasks: Task, steps: int, group: Group | None = None) -> Inspection:
@@ -241,7 +289,7 @@ class MetaLoss:
             return self.over_tasks(task_ends, tasks)
 
         gamma, before = self.starts(tasks)
-        ends = moved(joined(self.shards.map(chunk, moved(tasks, self.device))), CPU)
+        ends = moved(joined(self._map(chunk, tasks)), CPU)
         around, after = Landscape(*ends[:3]), dict(zip(names, ends[3:], strict=True))
         found = Inspection(
             self.learner.gammas_by_tensor(gamma) if self.learner.attenuation else {},

@@ -36,6 +36,8 @@ class Stream(enum.IntEnum):
     """Noise inside an environment's own dynamics, after its reset."""
     SUBSAMPLE = 8
     """Subsets of data already collected, such as the episodes of a Fisher product."""
+    LAYERS = 9
+    """What a network's random layers, such as dropout, draw for a task."""
 
 
 def generator(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
