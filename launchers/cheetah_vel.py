@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from metarl_l2f.figures import running_speeds
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
-from metarl_l2f.launchers.run import fail, parse
+from metarl_l2f.launchers.run import fail, started
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.settings import MetaRLSettings
 
@@ -64,7 +64,8 @@ class CheetahVel(RunOptions):
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("cheetah_vel", parse(CheetahVel(), arguments))
+        with started(CheetahVel(), arguments) as (options, group):
+            return launch("cheetah_vel", options, group)
     except USER_ERRORS as error:
         return fail(error)
 

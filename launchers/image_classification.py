@@ -15,7 +15,7 @@ from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import few_shot_episode
 from metarl_l2f.launchers.image_data import ImageData
 from metarl_l2f.launchers.prototypes import load_network
-from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
+from metarl_l2f.launchers.run import USER_ERRORS, fail, started
 from metarl_l2f.launchers.supervised import RunOptions, best_states, launch
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
 from metarl_l2f.supervised.episodes import Shape
@@ -134,7 +134,8 @@ class ImageClassification(RunOptions):
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("image_classification", parse(ImageClassification(), arguments))
+        with started(ImageClassification(), arguments) as (options, group):
+            return launch("image_classification", options, group)
     except USER_ERRORS as error:
         return fail(error)
 

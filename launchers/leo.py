@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import learning_curve, save
+from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers.run import (
     USER_ERRORS,
     RunOptions,
+    draw,
     fail,
-    joined,
-    parse,
     placed,
-    quiet_machine,
+    started,
     train_and_report,
 )
 from metarl_l2f.supervised.leo import PUBLISHED, LEOExperiment, LEOSettings, load_embeddings
@@ -81,10 +80,8 @@ class LEORun(RunOptions):
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        options = parse(LEORun(), arguments)
-        settings = options.resolved()
-        quiet_machine()
-        with joined(options) as group:
+        with started(LEORun(), arguments) as (options, group):
+            settings = options.resolved()
             return launch(*placed(options, group, NAME, settings.method, settings.seed), group)
     except USER_ERRORS as error:
         return fail(error)
@@ -98,7 +95,7 @@ def launch(options: LEORun, folder: Path, group: Group) -> int:
     print(f"LEO ({settings.method}) on {options.embeddings}, seed {settings.seed}; writing to {folder}")
 
     def report() -> None:
-        save(learning_curve([folder], score="validation/accuracy"), folder / "learning_curve.png")
+        draw(folder, lambda: {"learning_curve": learning_curve([folder], score="validation/accuracy")})
         if not options.evaluation_tasks:
             return
         experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])

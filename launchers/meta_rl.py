@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 from metarl_l2f import devices
 from metarl_l2f.diagnostics import collapse_warnings, gap_warning
 from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import learning_curve, save
+from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers import run
 from metarl_l2f.launchers.run import (
     checkpoint_of,
+    draw,
     histograms_of,
-    joined,
     pictures_of,
     placed,
-    quiet_machine,
     read_config,
     read_state,
     warns_once,
@@ -128,7 +127,7 @@ def inspector(experiment: MetaRL, options: RunOptions) -> Callable[[Mapping[str,
     def inspect(metrics: Mapping[str, float]) -> Shown:
         rollouts, tasks = experiment.validation_rollouts()
         found = experiment.meta.inspect(rollouts)
-        share = experiment.share
+        share = rollouts.share
         rollouts = rollouts._replace(episodes=share.gather(rollouts.episodes))
         gamma = share.gather(rollouts.start.gamma)
         if not share.group.first:
@@ -142,22 +141,18 @@ def inspector(experiment: MetaRL, options: RunOptions) -> Callable[[Mapping[str,
     return inspect
 
 
-def launch(name: str, options: RunOptions) -> int:
+def launch(name: str, options: RunOptions, group: Group) -> int:
     """Train, or continue, one run; then evaluate it on held-out tasks and draw its pictures.
 
     Args:
         name: the launcher's, for the default folder and the command that resumes.
         options: parsed.
+        group: the processes that share the run.
     Returns:
         The exit status.
     """
-    quiet_machine()
-    with joined(options) as group:
-        return _launch(name, *placed(options, group, name, options.settings.method, options.settings.seed), group)
-
-
-def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
     settings = options.settings
+    options, folder = placed(options, group, name, settings.method, settings.seed)
     env, arguments = options.environment()
     device = devices.prepare(options.device, options.tf32)
     experiment = MetaRL(
@@ -170,8 +165,12 @@ def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
         tasks_per_shard=options.tasks_per_shard,
     )
     config = {"environment": {"id": env, "arguments": arguments}}
-    if group.first and options.resume is not None and (folder / CHECKPOINT_FILE).exists():
-        read_state(newest(folder), "environment", config["environment"])
+
+    def check_environment() -> None:
+        if options.resume is not None and (folder / CHECKPOINT_FILE).exists():
+            read_state(newest(folder), "environment", config["environment"])
+
+    group.from_first(check_environment)
     print(f"{label_of(settings.method)} on {env}, seed {settings.seed}; writing to {folder}")
     score = f"return/step_{settings.inner.inner_steps}"
     try:
@@ -194,7 +193,7 @@ def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
 
 def report(experiment: MetaRL, folder: Path, options: RunOptions) -> None:
     """Draw the learning curve; evaluate the best checkpoint, write what came out, and print the table."""
-    save(learning_curve([folder]), folder / "learning_curve.png")
+    draw(folder, lambda: {"learning_curve": learning_curve([folder])})
     if not options.evaluation_tasks:
         return
     experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
@@ -203,7 +202,6 @@ def report(experiment: MetaRL, folder: Path, options: RunOptions) -> None:
         experiment, options.evaluation_tasks, settings.episodes_per_task, options.evaluation_steps, settings.seed
     )
     evaluation.save(folder / "evaluation.json")
-    found = pictures_of(experiment.meta.inspect(rollouts), label_of(settings.method))
-    for picture, figure in (options.pictures(rollouts, tasks) | found).items():
-        save(figure, folder / f"{picture}.png")
+    draw(folder, lambda: options.pictures(rollouts, tasks))
+    draw(folder, lambda: pictures_of(experiment.meta.inspect(rollouts), label_of(settings.method)))
     print(evaluation.table())

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from metarl_l2f.figures import navigation_paths
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
-from metarl_l2f.launchers.run import fail, parse
+from metarl_l2f.launchers.run import fail, started
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.settings import MetaRLSettings
 
@@ -54,7 +54,8 @@ class Navigation(RunOptions):
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("navigation", parse(Navigation(), arguments))
+        with started(Navigation(), arguments) as (options, group):
+            return launch("navigation", options, group)
     except USER_ERRORS as error:
         return fail(error)
 

@@ -6,19 +6,18 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from metarl_l2f.figures import learning_curve, save
+from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers.image_data import ImageData
 from metarl_l2f.launchers.run import (
     USER_ERRORS,
     RunOptions,
     checkpoint_of,
+    draw,
     fail,
-    joined,
-    parse,
     placed,
-    quiet_machine,
     read_config,
     read_state,
+    started,
     train_and_report,
 )
 from metarl_l2f.supervised.prototypes import PrototypeSettings, PrototypicalNetwork
@@ -70,9 +69,7 @@ def load_network(folder: Path) -> PrototypicalNetwork:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, draw."""
     try:
-        options = parse(Prototypes(), arguments)
-        quiet_machine()
-        with joined(options) as group:
+        with started(Prototypes(), arguments) as (options, group):
             if group.size > 1:
                 raise ValueError(
                     f"{NAME}.py learns from one episode at a time, which {group.size} ranks cannot share; start it "
@@ -93,7 +90,7 @@ def launch(options: Prototypes, folder: Path, group: Group) -> int:
         experiment,
         folder,
         {},
-        lambda: save(learning_curve([folder], score="validation/accuracy"), folder / "learning_curve.png"),
+        lambda: draw(folder, lambda: {"learning_curve": learning_curve([folder], score="validation/accuracy")}),
         group,
         validation_key=f"validation/{SCORE}",
         progress_key=SCORE,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
-from metarl_l2f.launchers.run import fail, parse
+from metarl_l2f.launchers.run import fail, started
 from metarl_l2f.rl.settings import MetaRLSettings
 
 
@@ -42,7 +42,8 @@ class RandParams(RunOptions):
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        return launch("rand_params", parse(RandParams(), arguments))
+        with started(RandParams(), arguments) as (options, group):
+            return launch("rand_params", options, group)
     except USER_ERRORS as error:
         return fail(error)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import json
 import logging
 import math
@@ -25,13 +26,13 @@ from torch import Tensor
 
 from metarl_l2f.diagnostic_figures import by_layer
 from metarl_l2f.diagnostics import Inspection
-from metarl_l2f.figures import gamma_heatmap
+from metarl_l2f.figures import gamma_heatmap, save
 from metarl_l2f.report import write_report
 from metarl_l2f.training.checkpoint import CheckpointError, writing
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command, from_json, provenance, to_json
-from metarl_l2f.training.group import Group, RankError, join
-from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, train
+from metarl_l2f.training.group import Group, RankError, StoppedError, join
+from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, optional, train
 from metarl_l2f.training.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class RunOptions:
     threads: int = field(default_factory=own_cores)
     """CPU threads, by default as many as there are cores for each rank; changes no number."""
     rank_timeout: float = 300.0
-    """Under torchrun, seconds that a rank waits for the others before it gives up, and says so."""
+    """Under torchrun, seconds that a rank waits for the others before it gives up, and says so. A run that is resumed
+    does not remember it."""
     validate_every: int = 10
     """Meta-iterations between validations; best.pt keeps the best."""
     checkpoint_every: int = 1
@@ -116,22 +118,58 @@ class DeviceOptions(RunOptions):
 
 def fail(message: object) -> int:
     """Print one clear error, with the notes that an exception carries; returns the exit status."""
+    if isinstance(message, StoppedError):  # Rank 0 prints it.
+        return 2
     print("; ".join([f"error: {message}", *getattr(message, "__notes__", [])]), file=sys.stderr)
     return 2
 
 
-def parse(default: Options, arguments: list[str] | None = None) -> Options:
+@contextlib.contextmanager
+def started(default: Options, arguments: list[str] | None = None) -> Iterator[tuple[Options, Group]]:
+    """A training launcher's options, and the ranks that share its run, where torchrun started some.
+
+    Of the ranks only rank 0 speaks, and reads the folder of a resumed run.
+
+    Args:
+        default: its options without flags.
+        arguments: the command line; by default the process's own.
+    Raises:
+        ValueError: an option is wrong, or the group may be started again, but would not find its run.
+        RankError: the others cannot be reached.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    quiet_machine()
+    with join(_rank_timeout(default, arguments)) as group, contextlib.ExitStack() as silence:
+        if not group.first:
+            nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            silence.enter_context(contextlib.redirect_stdout(nowhere))
+            logging.disable(logging.WARNING)
+        options = parse(default, arguments, group)
+        if group.restarts and options.log_dir is None:
+            raise ValueError(
+                "torchrun may restart this run (--max-restarts), and then must find it again: name its folder with "
+                "--log-dir"
+            )
+        yield options, group
+
+
+def parse(default: Options, arguments: list[str] | None = None, group: Group | None = None) -> Options:
     """Read the command line; --method sets all defaults to the method's own, which further flags override.
 
     With --resume the stored run's options are the defaults, and what defines it stays.
 
+    Args:
+        default: the options without flags.
+        arguments: the command line; by default the process's own.
+        group: the processes that share the run, of which rank 0 reads the stored options.
     Raises:
         ValueError: an option that defines the run was changed on resume.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     resumed = _resumed_folder(arguments)
     if resumed is not None:
-        default = from_json(type(default), read_config(resumed)["options"])
+        stored = (group or Group()).from_first(lambda: read_config(resumed)["options"])
+        default = dataclasses.replace(from_json(type(default), stored), rank_timeout=default.rank_timeout)
     elif method := _value_of("--method", arguments):
         default = default.with_method(method)
     options = tyro.cli(type(default), default=default, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
@@ -156,13 +194,21 @@ def _resumed_folder(arguments: list[str]) -> Path | None:
     return None if value is None else Path(value)
 
 
+def _rank_timeout(default: RunOptions, arguments: list[str]) -> float:
+    """The time-out with which ranks meet, before the rest of the command line is read."""
+    value = _value_of("--rank-timeout", arguments)
+    try:
+        return default.rank_timeout if value is None else float(value)
+    except ValueError:
+        return default.rank_timeout  # Reading the command line explains what is wrong with it.
+
+
 def _value_of(flag: str, arguments: list[str]) -> str | None:
     """The value of a flag on the command line, as `--flag value` or `--flag=value`; None without it."""
-    for number, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-        if argument == flag and number + 1 < len(arguments):
-            return arguments[number + 1]
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, assigned, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if assigned else following
     return None
 
 
@@ -211,27 +257,6 @@ def read_state(checkpoint: Path, key: str, expected: Any) -> dict[str, Any]:
             f"{checkpoint} was trained on {trained_on}, but the run is on {expected}; put the run's own checkpoint back"
         )
     return state
-
-
-@contextlib.contextmanager
-def joined(options: RunOptions) -> Iterator[Group]:
-    """The ranks that share the run, where torchrun started some; of them only rank 0 speaks.
-
-    Raises:
-        ValueError: the group may be started again, but would not find its run.
-        RankError: the others cannot be reached.
-    """
-    with join(options.rank_timeout) as group, contextlib.ExitStack() as silence:
-        if group.restarts and options.log_dir is None:
-            raise ValueError(
-                "torchrun may restart this run (--max-restarts), and then must find it again: name its folder with "
-                "--log-dir"
-            )
-        if not group.first:
-            nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            silence.enter_context(contextlib.redirect_stdout(nowhere))
-            logging.disable(logging.WARNING)
-        yield group
 
 
 def placed(options: Options, group: Group, name: str, method: str, seed: int) -> tuple[Options, Path]:
@@ -306,6 +331,21 @@ def _how_to_go_on(name: str, folder: Path) -> str:
     return f"go on with:\n  {command(name, '--resume', folder)}"
 
 
+def draw(folder: Path, pictures: Callable[[], Mapping[str, Figure]]) -> None:
+    """Save pictures of a run that is done, by name; without those that fail, which a warning names.
+
+    Args:
+        folder: of the run.
+        pictures: makes them.
+    """
+    made: Mapping[str, Figure] = {}
+    with optional("a picture"):
+        made = pictures()
+    for name, figure in made.items():
+        with optional(f"the picture {name}"):
+            save(figure, folder / f"{name}.png")
+
+
 def train_and_report(
     name: str,
     options: RunOptions,
@@ -324,13 +364,21 @@ def train_and_report(
         experiment: freshly built.
         folder: of the run.
         config: what config.json holds, but for the launcher, the options and where the numbers come from.
-        report: evaluates, draws and prints, once training is done; rank 0 does it.
+        report: evaluates, draws and prints, once training is done; rank 0 does it, and the others wait for it.
         group: the processes that share the run.
         how: further arguments of `training.loop.train`.
     Returns:
         The exit status.
     """
     begin = time.monotonic()
+
+    def reported(iteration: int) -> None:
+        print(f"iteration {iteration} done, {time.monotonic() - begin:.0f} s")
+        with writing(folder):
+            report()
+            write_report(folder, question_of(options))
+        print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jph][snt][ogm]*"))))
+
     with _resumable(name, folder, group):
         outcome = train(
             experiment,
@@ -349,11 +397,5 @@ def train_and_report(
                 f"{_how_to_go_on(name, folder)}"
             )
             return 128 + outcome.interrupted
-        if not group.first:
-            return 0
-        print(f"iteration {outcome.iteration} done, {time.monotonic() - begin:.0f} s")
-        with writing(folder):
-            report()
-            write_report(folder, question_of(options))
-        print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jph][snt][ogm]*"))))
-    return 0
+        group.from_first(lambda: reported(outcome.iteration))
+        return 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import sinusoid_fit
-from metarl_l2f.launchers.run import USER_ERRORS, fail, parse
+from metarl_l2f.launchers.run import USER_ERRORS, fail, started
 from metarl_l2f.launchers.supervised import RunOptions, launch, load_run
 from metarl_l2f.methods import label_of
 from metarl_l2f.supervised.episodes import Task
@@ -118,10 +118,10 @@ def _name(experiment: MetaSupervised) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
     try:
-        options = parse(Sinusoid(), arguments)
-        if options.beside is not None:
-            load_run(Sinusoid, options.beside)  # Now, for it is drawn when training is done.
-        return launch("sinusoid", options)
+        with started(Sinusoid(), arguments) as (options, group):
+            if (beside := options.beside) is not None:
+                group.from_first(lambda: load_run(Sinusoid, beside)[0])  # Now, for it is drawn when training is done.
+            return launch("sinusoid", options, group)
     except USER_ERRORS as error:
         return fail(error)
 

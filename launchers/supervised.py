@@ -11,15 +11,14 @@ from matplotlib.figure import Figure
 from metarl_l2f import devices
 from metarl_l2f.diagnostics import collapse_warnings, gap_warning
 from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import learning_curve, save
+from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers import run
 from metarl_l2f.launchers.run import (
     checkpoint_of,
+    draw,
     histograms_of,
-    joined,
     pictures_of,
     placed,
-    quiet_machine,
     read_config,
     read_state,
     warns_once,
@@ -183,24 +182,20 @@ def inspector(experiment: MetaSupervised, options: RunOptions) -> Callable[[Mapp
     return inspect
 
 
-def launch(name: str, options: RunOptions) -> int:
+def launch(name: str, options: RunOptions, group: Group) -> int:
     """Train, or continue, one run; then evaluate it on held-out tasks and draw its pictures.
 
     Args:
         name: the launcher's, for the default folder and the command that resumes.
         options: parsed.
+        group: the processes that share the run.
     Returns:
         The exit status.
     """
-    quiet_machine()
-    with joined(options) as group:
-        return _launch(name, *placed(options, group, name, options.settings.method, options.settings.seed), group)
-
-
-def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
     settings = options.settings
-    if group.first and options.resume is not None and settings.optimiser.schedule == "cosine":
-        planned = read_config(folder)["options"]["iterations"]
+    options, folder = placed(options, group, name, settings.method, settings.seed)
+    if options.resume is not None and settings.optimiser.schedule == "cosine":
+        planned = group.from_first(lambda: read_config(folder)["options"]["iterations"])
         if options.iterations != planned:
             raise ValueError(
                 f"iterations cannot change from {planned} to {options.iterations} when {folder} is resumed: its cosine "
@@ -212,15 +207,15 @@ def _launch(name: str, options: RunOptions, folder: Path, group: Group) -> int:
     score = f"{problem.score_name}/step_{settings.inner.inner_steps}"
 
     def report() -> None:
-        save(learning_curve([folder], score=f"validation/{problem.score_name}"), folder / "learning_curve.png")
+        draw(folder, lambda: {"learning_curve": learning_curve([folder], score=f"validation/{problem.score_name}")})
         if not options.evaluation_tasks:
             return
         experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
         evaluation = options.evaluate(experiment, folder, settings.seed)
         evaluation.save(folder / "evaluation.json")
-        found = experiment.meta_loss.inspect(inspected_tasks(experiment), settings.inner.inner_steps)
-        for picture, figure in (options.pictures(experiment) | pictures_of(found, label_of(settings.method))).items():
-            save(figure, folder / f"{picture}.png")
+        draw(folder, lambda: options.pictures(experiment))
+        tasks, steps = inspected_tasks(experiment), settings.inner.inner_steps
+        draw(folder, lambda: pictures_of(experiment.meta_loss.inspect(tasks, steps), label_of(settings.method)))
         print("\n".join(filter(None, [evaluation.table(), options.notes(evaluation)])))
 
     try:

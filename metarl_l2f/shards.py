@@ -5,6 +5,7 @@ results come back in shard order, so sums over them are always taken in one orde
 computed as it would be anywhere, and sums over shards, float32 added up in float64, come out alike in any order.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from .devices import mapped, tensors_of
 from .training.group import Group
+
+logger = logging.getLogger(__name__)
 
 TASKS_PER_SHARD = 10
 """Tasks vmapped together: few, so that activations stay small and several threads find work; yet enough that dispatch,
@@ -55,7 +58,7 @@ class Shards:
 class Share:
     """This process's share of N tasks: consecutive shards of them, as many as any other process has, or one off.
 
-    A process that no shard is left for takes the last one again, and that does not count: so all do the same.
+    Surplus processes recompute the last shard; their result is discarded.
 
     Args:
         number: N, of all processes together.
@@ -75,6 +78,25 @@ class Share:
         first, last = (start, end) if start < end else (self.units - 1, self.units)
         self.rows = slice(first * unit, min(last * unit, number))
         """The tasks of this process."""
+
+    def warn_of_idle(self, remedy: str) -> None:
+        """Say, on rank 0, if there are more processes than shards.
+
+        Args:
+            remedy: what gives them work.
+        """
+        size = self.group.size
+        if size > self.units and self.group.first:
+            logger.warning(
+                "%d of %d ranks have nothing to do: the %d tasks of a meta-batch are shared in %d part%s; start fewer "
+                "ranks, or %s",
+                size - self.units,
+                size,
+                self.number,
+                self.units,
+                "" if self.units == 1 else "s",
+                remedy,
+            )
 
     def __len__(self) -> int:
         return self.rows.stop - self.rows.start

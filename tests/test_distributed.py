@@ -2,12 +2,16 @@
 
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+from functools import partial
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -17,7 +21,7 @@ from torch.nn.utils import parameters_to_vector
 
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.diagnostics import degree_of_conflict
-from metarl_l2f.launchers import run
+from metarl_l2f.launchers import navigation, run
 from metarl_l2f.launchers.navigation import Navigation
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
@@ -29,12 +33,12 @@ from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.leo import SPLITS, Embeddings, LEOExperiment, LEOSettings
 from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem
-from metarl_l2f.training.group import Group, RankError, join
+from metarl_l2f.training.group import Group, RankError, StoppedError, join
 from metarl_l2f.training.loop import train
 
 # A server that has imported torch forks ranks at once, instead of each of them importing it anew.
 RANKS = multiprocessing.get_context("forkserver")
-RANKS.set_forkserver_preload(["metarl_l2f.rl.experiment", "metarl_l2f.supervised.experiment"])
+RANKS.set_forkserver_preload(["metarl_l2f.rl.experiment", "metarl_l2f.supervised.experiment", "torch._dynamo"])
 ITERATIONS = 5
 
 
@@ -122,8 +126,9 @@ def latent(group, dtype):
     return LEOExperiment(dict.fromkeys(SPLITS, data), settings, group=group)
 
 
-def trained(build, group, dtype):
+def trained(build, dtype, group):
     """Metrics without times, and the parameters, after some iterations and a validation."""
+    torch.set_default_dtype(dtype)
     experiment = build(group, dtype)
     with contextlib.ExitStack() as stack:
         if hasattr(experiment, "close"):
@@ -135,18 +140,18 @@ def trained(build, group, dtype):
     return metrics, parameters_to_vector(learner.parameters()).detach().numpy()
 
 
-def rank_of(build, dtype, size, rank, port, answers):
+def rank_of(work, timeout, size, rank, port, answers):
     torch.set_num_threads(1)
-    torch.set_default_dtype(dtype)
     os.environ |= one_of(size, rank, port)
-    with join(60.0) as group:
-        answers.put((rank, trained(build, group, dtype)))
+    with join(timeout) as group:
+        answer = work(group)
+    answers.put((rank, answer))
 
 
-def by_ranks(build, dtype, size):
-    """What `size` ranks come to, each: (metrics, parameters), in the order of ranks."""
+def by_ranks(work, size, timeout=60.0):
+    """What `work(group)` gives each of `size` ranks, in their order."""
     port, answers = free_port(), RANKS.Queue()
-    ranks = [RANKS.Process(target=rank_of, args=(build, dtype, size, rank, port, answers)) for rank in range(size)]
+    ranks = [RANKS.Process(target=rank_of, args=(work, timeout, size, rank, port, answers)) for rank in range(size)]
     for process in ranks:
         process.start()
     found = dict(answers.get(timeout=120) for _ in ranks)
@@ -166,13 +171,12 @@ def by_ranks(build, dtype, size):
     ],
 )
 def test_any_number_of_ranks_gives_the_answer_of_one_process(build, dtype, sizes, tolerance):
-    torch.set_default_dtype(dtype)
     try:
-        metrics, parameters = trained(build, None, dtype)
+        metrics, parameters = trained(build, dtype, None)
     finally:
         torch.set_default_dtype(torch.float32)
     for size in sizes:
-        ranks = by_ranks(build, dtype, size)
+        ranks = by_ranks(partial(trained, build, dtype), size)
         for found_metrics, found in ranks:
             np.testing.assert_array_equal(found, ranks[0][1])  # in lockstep to the last bit
             np.testing.assert_allclose(found, parameters, rtol=0, atol=tolerance)
@@ -252,9 +256,81 @@ def test_a_rank_that_cannot_reach_the_others_says_so_within_its_time_out(monkeyp
         join(1.0)
 
 
-def test_the_time_out_must_be_positive():
-    with pytest.raises(ValueError, match="rank_timeout must be a positive number of seconds, got 0"):
-        join(0.0)
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 0.5, 1e30, math.inf, math.nan])
+def test_a_time_out_that_no_rank_can_wait_for_is_refused(seconds, capsys):
+    assert navigation.main(["--rank-timeout", str(seconds)]) == 2
+    expected = f"error: rank_timeout must be a number of seconds from 1 to 31536000 (a year), got {seconds:g}\n"
+    assert capsys.readouterr().err == expected
+
+
+def failed(work):
+    """The error that something raises, as text."""
+    try:
+        return work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def with_rank_0(group):
+    """What ranks have of rank 0's work: one that takes longer than they wait for each other, and one that fails."""
+    begin = time.monotonic()
+    made = group.from_first(lambda: (time.sleep(1.5 * group.timeout), "made")[1])
+    return made, time.monotonic() - begin, failed(lambda: group.from_first(lambda: 1 / 0))
+
+
+def test_ranks_wait_for_rank_0_however_long_it_works_and_stop_with_it():
+    (made, _, error), (others_made, waited, others_error) = by_ranks(with_rank_0, 2, timeout=4.0)
+    assert made == others_made == "made" and waited > 4.0
+    assert error == "ZeroDivisionError: division by zero"
+    assert others_error == "StoppedError: rank 1 stopped, for rank 0 did, which says why"
+
+
+def test_that_rank_0_stopped_is_printed_by_rank_0_alone(capsys):
+    assert run.fail(StoppedError("rank 1 stopped, for rank 0 did, which says why")) == 2
+    assert capsys.readouterr().err == ""
+
+
+def together(group):
+    """What ranks have of work that fails on one of them, before or between messages; then of work that does not."""
+
+    def work(failing):
+        total = group.sum(torch.ones(1))
+        if group.rank == failing:
+            raise KeyError("here")
+        return float(total), group.gather(group.rank)
+
+    return [
+        failed(lambda: group.together(lambda: 1 / group.rank)),
+        failed(lambda: group.together(lambda: work(1))),
+        failed(lambda: group.together(lambda: work(None))),
+    ]
+
+
+def test_what_fails_on_one_rank_fails_on_all_and_all_go_on():
+    assert by_ranks(together, 2) == 2 * [
+        [
+            "TogetherError: rank 0: ZeroDivisionError: division by zero",
+            "TogetherError: rank 1: KeyError: 'here'",
+            (2.0, [0, 1]),
+        ]
+    ]
+
+
+THREADS_LEFT = """
+import os, torch
+from pathlib import Path
+from metarl_l2f.training.group import join
+threads = lambda: {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+with join(60.0) as group:
+    import torch._dynamo  # torch.func does so at its first use
+    assert any("gloo" in name for name in threads()), threads()
+assert not any("gloo" in name for name in threads()), threads()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted by Linux's /proc")
+def test_no_thread_of_gloo_outlives_the_group():
+    subprocess.run([sys.executable, "-c", THREADS_LEFT], check=True, env=os.environ | one_of(1, 0, free_port()))
 
 
 def test_ranks_in_different_states_are_told_apart():
@@ -343,7 +419,7 @@ def test_a_group_that_is_started_again_continues_its_own_run_and_no_other(tmp_pa
 
 def test_a_group_that_may_be_started_again_needs_a_folder_with_a_name(monkeypatch):
     monkeypatch.setattr(run, "join", lambda timeout: Started())
-    with pytest.raises(ValueError, match="name its folder with --log-dir"), run.joined(Navigation()):
+    with pytest.raises(ValueError, match="name its folder with --log-dir"), run.started(Navigation(), []):
         pass
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from metarl_l2f.training import (
@@ -30,6 +32,7 @@ from metarl_l2f.training import (
     metrics,
     train,
 )
+from metarl_l2f.training.group import RankError
 from metarl_l2f.training.metrics import Shown
 
 PACKAGE = str(Path(checkpoint.__file__).parent)
@@ -591,6 +594,45 @@ def test_a_run_is_looked_at_every_so_often(tmp_path):
     assert all(line["seen"] == line["iteration"] + line["return/step_1"] for line in lines if "seen" in line)
     events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
     assert [event.step for event in events.Histograms("values")] == [2, 4]
+
+
+def fails(line):
+    raise ZeroDivisionError("there is nothing to see")
+
+
+def failing_picture(line):
+    figure = Figure()
+    figure.text(0, 0, "$\\no_such_symbol$")  # Found out when it is drawn.
+    return Shown({"seen": 1.0}, {}, {"sight": figure})
+
+
+@pytest.mark.parametrize(
+    ("inspect", "seen", "warned"),
+    [
+        (fails, 0, "the inspection after iteration 4 failed, and the run goes on without it: ZeroDivisionError: there"),
+        (
+            lambda line: Shown({"seen": None}, {}, {}),
+            0,
+            "the inspection after iteration 4 failed, .*: TypeError: float",
+        ),
+        (failing_picture, 2, "TensorBoard's view of the inspection after iteration 4 failed, .*: ValueError: "),
+    ],
+)
+def test_an_inspection_that_fails_is_a_warning_and_changes_nothing(tmp_path, unbroken, caplog, inspect, seen, warned):
+    assert run(tmp_path, inspect=inspect, inspect_every=2).iteration == 5
+    assert re.search(warned, caplog.text)
+    assert sum("seen" in line for line in metrics.read(tmp_path)) == seen
+    assert left_by(tmp_path)["checkpoint.pt"] == unbroken["checkpoint.pt"]
+    caplog.clear()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RankError])
+def test_an_interrupt_or_a_lost_rank_in_an_inspection_ends_the_run(tmp_path, error):
+    def inspect(line):
+        raise error
+
+    with pytest.raises(error):
+        run(tmp_path, inspect=inspect)
 
 
 def test_looking_changes_nothing_but_the_lines_and_resumes_too(tmp_path, unbroken):

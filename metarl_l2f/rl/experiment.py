@@ -67,15 +67,7 @@ class MetaRL:
         self.threads, self.workers, self.timeout = threads, workers, timeout
         self.env_steps = 0
         self.share = Share(settings.tasks_per_batch, group, tasks_per_shard)
-        if self.share.group.size > self.share.units:
-            logger.warning(
-                "%d ranks have nothing to do, for %d tasks in shards of %d go to %d ranks; a smaller tasks_per_shard "
-                "gives them work, with other rounding",
-                self.share.group.size - self.share.units,
-                settings.tasks_per_batch,
-                tasks_per_shard,
-                self.share.units,
-            )
+        self.share.warn_of_idle(f"make tasks_per_shard smaller than {tasks_per_shard}, which rounds differently")
         sampler = self._sampler(len(self.share), settings.episodes_per_task)
         _warn_of_pictures(sampler)
         try:

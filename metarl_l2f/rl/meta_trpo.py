@@ -83,6 +83,8 @@ class Rollouts(NamedTuple):
     """Per task: the parameters that rolled these episodes out."""
     env_steps: int
     """All steps simulated, those of `resample` included."""
+    share: Share
+    """Which of all tasks rolled out together, by one process or several, these are."""
 
 
 def policy_loss(policy: Policy, batch: Batch, estimator: Estimator, params: Params) -> Tensor:
@@ -223,10 +225,13 @@ class MetaTRPO:
             sampled, batch = roll(params)
             episodes.append(sampled)
             played.append(params)
-        return Rollouts(episodes, MetaData(first, tuple(inner), batch), start, played, env_steps)
+        data = MetaData(first, tuple(inner), batch)
+        return Rollouts(episodes, data, start, played, env_steps, self.share)
 
     def inspect(self, rollouts: Rollouts) -> Inspection:
         """Conflict, γ, gradients before and after adaptation, and the landscape around the first inner step, by task.
+
+        Processes that share the tasks must all call it; rollouts of an evaluation are of one process alone.
 
         The landscape is that of −E[π(a|o) / π_θ(a|o) A] on the episodes of π_θ, whose gradient at θ is REINFORCE's.
         """
@@ -248,15 +253,15 @@ class MetaTRPO:
 
             return vmap(task)(*parts)
 
-        start = rollouts.start
+        start, share = rollouts.start, rollouts.share
         after, around = joined(self.shards.map(shard, (rollouts.data, start, rollouts.params[-1])))
         found = Inspection(
             self.learner.gammas_by_tensor(start.gamma) if self.learner.attenuation else {},
-            conflict_by_task(start.gradients, self.share.sum(summed_over_tasks(start.gradients))),
+            conflict_by_task(start.gradients, share.sum(summed_over_tasks(start.gradients))),
             gradient_cosines(start.gradients, after),
             around,
         )
-        return self.share.gather(moved(found, torch.device("cpu")))
+        return share.gather(moved(found, torch.device("cpu")))
 
     def batch(self, episodes: Episodes) -> Batch:
         """Episodes → samples with standardised advantages over a per-task baseline."""

@@ -90,6 +90,7 @@ class MetaSupervised:
     ) -> None:
         self.problem, self.settings, self.iterations = problem, settings or SupervisedSettings(), iterations
         self.group = group or Group()
+        Share(self.settings.tasks_per_batch, self.group).warn_of_idle("make tasks_per_batch larger")
         seed, attenuation = self.settings.seed, self.settings.attenuation
         if compiled and self.settings.optimiser.multi_step_iterations:
             raise ValueError(

@@ -594,6 +594,7 @@ class LEOExperiment:
     ) -> None:
         self.settings = s = settings or LEOSettings()
         self.share = Share(s.tasks_per_batch, group)
+        self.share.warn_of_idle("make tasks_per_batch larger")
         for split, embeddings in data.items():
             s.shape.check(embeddings, split)
         self.device = torch.device(device)

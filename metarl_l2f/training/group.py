@@ -12,8 +12,20 @@ from torch import Tensor
 Made = TypeVar("Made")
 
 
+SHORTEST, LONGEST = 1.0, 365 * 24 * 3600.0
+"""Seconds that a rank may wait for the others at most: accepted are numbers from the first to the second, a year."""
+
+
 class RankError(RuntimeError):
     """A rank lost the others, or no longer computes what they do; the text says which, and what to do."""
+
+
+class StoppedError(RankError):
+    """Rank 0 stopped with an error while the others waited for it, and reports that error itself."""
+
+
+class TogetherError(RuntimeError):
+    """What the ranks did together failed on one of them; the text names that rank and its error."""
 
 
 class Group:
@@ -46,8 +58,21 @@ class Group:
         return [value]
 
     def from_first(self, make: Callable[[], Made]) -> Made:
-        """What `make` returns on rank 0, which alone calls it."""
+        """What `make` returns on rank 0, which alone calls it, however long it takes; nothing in it may need the group.
+
+        Raises:
+            StoppedError: on the other ranks, if `make` raised an error on rank 0, where that error passes.
+        """
         return make()
+
+    def together(self, work: Callable[[], Made]) -> Made:
+        """What `work` returns here, if it succeeds on every rank; it may sum and gather.
+
+        Raises:
+            TogetherError: on every rank, if there are several and `work` failed on one: all continue from the same
+                point. One process alone gets the error as it is.
+        """
+        return work()
 
     def check_alike(self, value: str, what: str) -> None:
         """Make sure that every rank has the same value.
@@ -84,11 +109,13 @@ def join(timeout: float) -> Group:
     Args:
         timeout: seconds to wait for other ranks, whatever for, before RankError.
     Raises:
-        ValueError: the time-out is not positive.
+        ValueError: the time-out is not a number of seconds from 1 to those of a year.
         RankError: the others cannot be reached.
     """
-    if not timeout > 0:
-        raise ValueError(f"rank_timeout must be a positive number of seconds, got {timeout}")
+    if not SHORTEST <= timeout <= LONGEST:
+        raise ValueError(
+            f"rank_timeout must be a number of seconds from {SHORTEST:.0f} to {LONGEST:.0f} (a year), got {timeout:g}"
+        )
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return Group()
     from .distributed import Ranks

@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import gc
 import json
+import logging
 import math
 import os
 import shlex
@@ -19,6 +20,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, Self
@@ -27,8 +29,10 @@ from filelock import FileLock, SoftFileLock, Timeout
 from tqdm import tqdm
 
 from . import checkpoint
-from .group import Group
+from .group import Group, RankError, TogetherError
 from .metrics import METRICS_FILE, MetricsLog, Shown, read
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -93,6 +97,23 @@ class Outcome:
     """The signal that asked to stop (SIGINT or SIGTERM), else None."""
 
 
+@contextlib.contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Go on after an error in here, which a warning names; but not without the other ranks.
+
+    Args:
+        what: is done, for the warning, such as `the inspection after iteration 100`.
+    """
+    try:
+        yield
+    except RankError:
+        raise
+    except Exception as error:
+        cause = str(error) if isinstance(error, TogetherError) else f"{type(error).__name__}: {error}"
+        logger.warning("%s failed, and the run goes on without it: %s", what, cause)
+        logger.debug("%s failed", what, exc_info=True)
+
+
 class RunExistsError(ValueError):
     """A new run was to be written into a folder that already holds one."""
 
@@ -145,7 +166,8 @@ def train(
         higher_is_better: whether the best validation is the highest (a return, an accuracy) or the lowest (an error).
         keep_best: with more than 1, keep the states of that many best validations too, each as best_ITERATION.pt.
         inspect: looks at the experiment as it is, given the metrics of the iteration: further metrics, and what
-            TensorBoard shows. Like an iteration it must depend on nothing but the experiment's state.
+            TensorBoard shows. Like an iteration it must depend on nothing but the experiment's state. If it fails, a
+            warning says so, and training goes on.
         inspect_every: inspect after every so many iterations.
         group: the processes that share the experiment; by default this one alone.
 
@@ -174,10 +196,14 @@ def train(
     directory, group = Path(directory), group or Group()
     config_json = json.dumps(config, indent=2, default=_refuse) + "\n"
     with contextlib.ExitStack() as held:
-        group.from_first(lambda: held.enter_context(_claimed(directory, resume)))
-        if group.first and not resume:
-            with checkpoint.writing(directory / CONFIG_FILE):
-                checkpoint.write_atomically(directory / CONFIG_FILE, config_json.encode())
+
+        def begin() -> None:
+            held.enter_context(_claimed(directory, resume))
+            if not resume:
+                with checkpoint.writing(directory / CONFIG_FILE):
+                    checkpoint.write_atomically(directory / CONFIG_FILE, config_json.encode())
+
+        group.from_first(begin)
         state = group.from_first(lambda: _stored(directory, checkpoint_every) if resume else NOTHING_DONE)
         start, ranking, window = state["iteration"], state["ranking"], state["window"]
         if start:
@@ -217,10 +243,14 @@ def train(
                         ranking = _ranked(ranking, iteration, value, higher_is_better)[:keep_best]
                         improved = bool(ranking) and ranking[0]["iteration"] == iteration
                     line = {**metrics, **validation}
-                    found = inspect(line) if inspect is not None and inspecting else Shown({}, {}, {})
+                    found = Shown({}, {}, {})
+                    if inspect is not None and inspecting:
+                        with optional(f"the inspection after iteration {iteration}"):
+                            found = group.together(partial(_inspected, inspect, line))
                     if log is not None:
                         log.write(iteration, {**line, **found.metrics})
-                        log.show(iteration, found)
+                        with optional(f"TensorBoard's view of the inspection after iteration {iteration}"):
+                            log.show(iteration, found)
                     if inspecting:
                         del found
                         gc.collect()  # Matplotlib's figures are full of cycles, and megabytes large.
@@ -245,6 +275,12 @@ def train(
             # One that came while the last iteration was being saved.
             signum = signum or group.largest(stop.signum or 0) or None
     return Outcome(start, iteration, _best(ranking), signum)
+
+
+def _inspected(inspect: Callable[[Mapping[str, float]], Shown], line: Mapping[str, float]) -> Shown:
+    """What an inspection finds, its metrics being numbers for certain."""
+    found = inspect(line)
+    return found._replace(metrics={tag: float(value) for tag, value in found.metrics.items()})
 
 
 def newest(directory: Path) -> Path:
