@@ -69,7 +69,7 @@ class Options:
             raise ValueError("name at least one run's folder")
         if self.tasks < 2:
             raise ValueError(f"tasks must be 2 or more, for one task alone has no conflict; got {self.tasks}")
-        if not self.width >= NARROWEST:
+        if not NARROWEST <= self.width < math.inf:
             raise ValueError(f"width must be {NARROWEST:g} inches or more, got {self.width}")
 
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from .checks import check_number, check_numbers
+
 Params = dict[str, Tensor]
 Loss = Callable[[Params], Tensor]
 
@@ -55,7 +57,7 @@ class Attenuation:
         _one_of("conditioning", self.conditioning, Conditioning)
         _one_of("transform", self.transform, Transform)
         _one_of("embedding", self.embedding, EmbeddingScale)
-        _check_initial_gamma(self.initial_gamma)
+        check_number("an initial γ", self.initial_gamma, "(0, 1)")
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,7 @@ class InnerLoop:
         if self.inner_steps < 1:
             raise ValueError(f"inner_steps must be a positive number of inner gradient steps, got {self.inner_steps}")
         _one_of("inner_lr_scope", self.inner_lr_scope, StepSizeScope)
-        for name in ("inner_lr", "later_lr_factor"):
-            if not 0 < getattr(self, name) <= torch.finfo(torch.float32).max:
-                raise ValueError(f"{name} must be a positive, finite step size, got {getattr(self, name)}")
-
-
-def _check_initial_gamma(value: float) -> None:
-    if not 0.0 < value < 1.0:
-        raise ValueError(f"an initial γ must lie strictly between 0 and 1, got {value}")
+        check_numbers(self, "(0, inf)", "inner_lr", "later_lr_factor")
 
 
 def _one_of(name: str, value: str, accepted: object) -> None:
@@ -291,7 +286,7 @@ class L2F(nn.Module):
         free = attenuation.conditioning == "none"
         gamma = torch.full((self._entries,), 1.0 if free else attenuation.initial_gamma)
         for name, value in special.items():
-            _check_initial_gamma(value)
+            check_number("an initial γ", value, "(0, 1)")
             gamma[self._owned_entries()[name]] = value
         squashed = attenuation.transform == "attenuate" and not free
         bias = self.free if free else self.attenuator[2].get_parameter("bias")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_number
 from .core import Params
 
 Activation = Literal["tanh", "relu"]
@@ -205,8 +206,7 @@ class GaussianPolicy(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(initial_std) and initial_std > 0):
-            raise ValueError(f"initial_std must be positive and finite, got {initial_std}")
+        check_number("initial_std", initial_std, "(0, inf)")
         self.mean = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 

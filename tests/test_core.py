@@ -299,9 +299,9 @@ def test_tasks_get_different_gammas_when_conditioned_and_the_same_when_not():
     ("build", "message"),
     [
         (lambda: Attenuation(scope="everything"), "scope must be one of 'network'"),
-        (lambda: Attenuation(initial_gamma=1.0), "initial γ must lie strictly between 0 and 1, got 1.0"),
+        (lambda: Attenuation(initial_gamma=1.0), r"initial γ must lie in \(0, 1\), got 1.0"),
         (lambda: InnerLoop(inner_steps=0), "inner_steps must be a positive number of inner gradient steps, got 0"),
-        (lambda: InnerLoop(inner_lr=float("nan")), "inner_lr must be a positive, finite"),
+        (lambda: InnerLoop(inner_lr=float("nan")), "inner_lr must be positive and finite, got nan"),
         (lambda: L2F(Two(), adapted=lambda n: False), "adapted selects none of the network's parameters"),
         (lambda: L2F(Two(), logarithmic=["third"]), "logarithmic names no parameter.*third"),
     ],

@@ -336,7 +336,7 @@ def test_a_checkpoint_of_another_network_is_refused():
     ("make", "text"),
     [
         (lambda: MetaOptimiser(schedule="linear"), "schedule must be one of"),
-        (lambda: MetaOptimiser(meta_lr=0.0), "meta_lr must be a positive, finite step size, got 0.0"),
+        (lambda: MetaOptimiser(meta_lr=0.0), "meta_lr must be positive and finite, got 0.0"),
         (lambda: MetaOptimiser(clip=0.0), "clip must be positive"),
         (lambda: MetaOptimiser(first_order_iterations=-1), "first_order_iterations must be 0 or more"),
         (lambda: SupervisedSettings(method="sgd"), "method must be one of"),
@@ -415,8 +415,8 @@ def test_evaluation_takes_more_query_points_than_training():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: Curves(amplitude=(5.0, 0.1)), "amplitude must be a finite range"),
-        (lambda: Curves(phase=(0.0, math.inf)), "phase must be a finite range"),
+        (lambda: Curves(amplitude=(5.0, 0.1)), "amplitude must be a range"),
+        (lambda: Curves(phase=(0.0, math.inf)), "phase must be finite, got inf"),
         (lambda: problem(shots=0), "shots must be a positive number of points, got 0"),
         (lambda: problem(queries=-1), "queries must be a positive number of points, got -1"),
     ],

@@ -100,10 +100,10 @@ def test_numbers_that_are_not_finite_reject_the_step_and_say_why(gradient, produ
     ("options", "message"),
     [
         ({"max_kl": 0.0}, "max_kl must be positive"),
-        ({"fisher_fraction": 1.5}, "fisher_fraction must be at most 1"),
-        ({"backtrack_ratio": 1.0}, "backtrack_ratio below 1"),
+        ({"fisher_fraction": 1.5}, r"fisher_fraction must lie in \(0, 1\], got 1.5"),
+        ({"backtrack_ratio": 1.0}, r"backtrack_ratio must lie in \(0, 1\), got 1.0"),
         ({"cg_iterations": 0}, "cg_iterations and backtracks must be positive"),
-        ({"damping": math.nan}, "damping not negative"),
+        ({"damping": math.nan}, "damping must be finite and not negative, got nan"),
     ],
 )
 def test_bad_constants_are_refused(options, message):

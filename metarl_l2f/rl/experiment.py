@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_finite
 from ..core import L2F, Params
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
 from ..networks import CategoricalPolicy, GaussianPolicy, Policy
@@ -101,6 +102,7 @@ class MetaRL:
         waited = group.seconds
         log = self.meta.update(rollouts.data)
         updated, waited = time.perf_counter(), group.seconds - waited
+        check_finite(self.learner.state_dict(), iteration, "a smaller max_kl or inner_lr")
         if not log.accepted:
             logger.warning("iteration %d: the update was rejected: %s", iteration, log.reason)
         returns, env_steps = self._returns_and_steps(rollouts)

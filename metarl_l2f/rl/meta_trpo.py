@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from ..checks import check_numbers
 from ..core import L2F, Params, Start
 from ..devices import moved
 from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
@@ -53,11 +54,8 @@ class PolicyGradient:
         for name, accepted in (("estimator", Estimator), ("inner_data", InnerData)):
             if getattr(self, name) not in get_args(accepted):
                 raise ValueError(f"{name} must be one of {get_args(accepted)}, got {getattr(self, name)!r}")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        if not (math.isfinite(self.initial_weight) and self.initial_weight >= 0):
-            raise ValueError(f"initial_weight must be finite and not negative, got {self.initial_weight}")
+        check_numbers(self, "[0, 1]", "discount", "gae_lambda")
+        check_numbers(self, "[0, inf)", "initial_weight")
 
 
 class MetaData(NamedTuple):
@@ -280,12 +278,14 @@ class MetaTRPO:
         before, gradient, old = self.surrogate(data)
 
         @torch.no_grad()
-        def move(step: Tensor) -> None:
-            vector_to_parameters((origin.double() + step).to(origin.dtype), parameters)
+        def move(step: Tensor) -> Tensor:
+            point = (origin.double() + step).to(origin.dtype)
+            vector_to_parameters(point, parameters)
+            return point
 
         def evaluate(step: Tensor) -> tuple[float, float]:
-            move(step)
-            return self.surrogate_and_kl(data, old)
+            # Neither number need depend on a parameter that float32 cannot hold.
+            return self.surrogate_and_kl(data, old) if move(step).isfinite().all() else (math.inf, math.inf)
 
         accepted = torch.zeros_like(gradient)
         try:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self, cast, get_args
 
+from ..checks import check_numbers
 from ..core import Attenuation, InnerLoop
 from ..networks import Activation
 from .meta_trpo import PolicyGradient
@@ -23,6 +24,9 @@ class PolicyNetwork:
     """Between the layers."""
     initial_std: float = 1.0
     """Where the noise σ of Box actions starts; it is learned."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "(0, inf)", "initial_std")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class MetaRLSettings:
                 unit = "steps" if name == "horizon" else name.split("_")[0]
                 raise ValueError(f"{name} must be a positive number of {unit}, got {getattr(self, name)}")
         _check_method(self.method)
+        if self.initial_std_gamma is not None:
+            check_numbers(self, "(0, 1)", "initial_std_gamma")
         if self.method == "maml-two-sigmas" and self.initial_std_gamma is None:
             raise ValueError(
                 "maml-two-sigmas needs initial_std_gamma, where the second σ starts relative to the first, in (0, 1); "

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import check_numbers
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -28,18 +30,13 @@ class TrustRegion:
     """Share of each task's episodes that the curvature is estimated on; gradient and line search use all."""
 
     def __post_init__(self) -> None:
-        for name in ("max_kl", "fisher_fraction", "backtrack_ratio"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if self.fisher_fraction > 1 or self.backtrack_ratio >= 1:
+        check_numbers(self, "(0, inf)", "max_kl")
+        check_numbers(self, "(0, 1]", "fisher_fraction")
+        check_numbers(self, "(0, 1)", "backtrack_ratio")
+        check_numbers(self, "[0, inf)", "damping")
+        if self.cg_iterations < 1 or self.backtracks < 1:
             raise ValueError(
-                f"fisher_fraction must be at most 1 and backtrack_ratio below 1, got {self.fisher_fraction} and "
-                f"{self.backtrack_ratio}"
-            )
-        if self.cg_iterations < 1 or self.backtracks < 1 or not self.damping >= 0:
-            raise ValueError(
-                f"cg_iterations and backtracks must be positive and damping not negative, got {self.cg_iterations}, "
-                f"{self.backtracks} and {self.damping}"
+                f"cg_iterations and backtracks must be positive, got {self.cg_iterations} and {self.backtracks}"
             )
 
 

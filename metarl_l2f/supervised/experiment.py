@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from ..checks import check_finite
 from ..core import L2F
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
 from ..shards import Share, rows_of
@@ -129,6 +130,7 @@ class MetaSupervised:
         else:
             logger.warning("iteration %d: the update was rejected: its gradient is not finite", iteration)
         self.meta_loss.track(drawn, settings.inner.inner_steps)  # The same first task on every rank.
+        check_finite(self.learner.state_dict(), iteration, "a smaller meta_lr or inner_lr, or with clip")
         loss, score = share.mean((adaptation.loss.mean(), adaptation.score.mean()))
         metrics = {"loss": float(loss), f"{self.problem.score_name}/step_{settings.inner.inner_steps}": float(score)}
         if iteration % settings.diagnostics_every == 0:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
+from ..checks import check_finite, check_numbers
 from ..core import L2F, Attenuation, Params, attenuate
 from ..shards import Share, rows_of
 from ..training.checkpoint import load_into, write_atomically
@@ -479,14 +480,11 @@ class LEOSettings:
         for name in ("ways", "shots", "queries", "tasks_per_batch", "validation_tasks", "latent_size", "inner_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("finetuning_steps", "kl", "encoder_penalty", "l2", "orthogonality"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name in ("latent_lr", "finetuning_lr", "lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be a probability in [0, 1), got {self.dropout}")
+        if self.finetuning_steps < 0:
+            raise ValueError(f"finetuning_steps must be 0 or more, got {self.finetuning_steps}")
+        check_numbers(self, "[0, inf)", "kl", "encoder_penalty", "l2", "orthogonality")
+        check_numbers(self, "(0, inf)", "latent_lr", "finetuning_lr", "lr", "clip")
+        check_numbers(self, "[0, 1)", "dropout")
         if self.method not in get_args(Method):
             raise ValueError(f"method must be 'l2f' or 'leo', got {self.method!r}")
         if self.attenuation.conditioning not in ("gradient", "none"):
@@ -622,6 +620,7 @@ class LEOExperiment:
         metrics = {tag: mean.item() for tag, mean in self.share.mean(means).items()}
         metrics |= self._gammas(self.share.gather(outcome.gamma))
         norm = self._update(loss)
+        check_finite(self.model.state_dict(), iteration, "a smaller lr")
         if not math.isfinite(norm):
             logger.warning("iteration %d: the update was rejected: its gradient is not finite", iteration)
         return metrics | {"gradient_norm": norm, "time/iteration": time.perf_counter() - begin}

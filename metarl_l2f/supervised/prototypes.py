@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_finite, check_numbers
 from ..core import Params
 from ..training.checkpoint import load_into
 from ..training.seeding import Stream, generator, torch_generator
@@ -37,6 +38,9 @@ class PrototypeSettings:
     """Classes per validation episode."""
     validation_tasks: int = 100
     """Episodes of every validation, the same each time."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "(0, inf)", "lr")
 
 
 def class_prototypes(vectors: Tensor, ways: int) -> Tensor:
@@ -77,6 +81,7 @@ class PrototypicalNetwork:
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
+        check_finite(self.network.state_dict(), iteration, "a smaller lr")
         return {"loss": float(loss.detach()), "accuracy/step_0": float(accuracy)}
 
     @torch.no_grad()

@@ -1,12 +1,10 @@
 """Everything that changes the numbers of a supervised run, and each method's best known setting for each problem."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
-import torch
-
+from ..checks import check_numbers
 from ..core import Attenuation, InnerLoop
 
 Method = Literal["l2f", "maml", "l2f-paper"]
@@ -34,11 +32,7 @@ class MetaOptimiser:
     def __post_init__(self) -> None:
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule must be one of {get_args(Schedule)}, got {self.schedule!r}")
-        for name in ("meta_lr", "final_lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} must be a positive, finite step size, got {getattr(self, name)}")
-        if self.clip is not None and not 0 < self.clip <= torch.finfo(torch.float32).max:
-            raise ValueError(f"clip must be positive and finite, or None for no clipping, got {self.clip}")
+        check_numbers(self, "(0, inf)", "meta_lr", "final_lr", *(["clip"] if self.clip is not None else []))
         for name in ("first_order_iterations", "multi_step_iterations"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")

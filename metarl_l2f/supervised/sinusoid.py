@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..core import Params
 from ..networks import MLP
 from .episodes import Split, Task
@@ -43,8 +44,10 @@ class Curves:
     def __post_init__(self) -> None:
         for name in ("amplitude", "phase", "frequency"):
             low, high = getattr(self, name)
-            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise ValueError(f"{name} must be a finite range (low, high) with low <= high, got {(low, high)}")
+            for bound in (low, high):
+                check_number(name, bound, "(-inf, inf)")
+            if low > high:
+                raise ValueError(f"{name} must be a range (low, high) with low <= high, got {(low, high)}")
 
     def draw(self, generator: np.random.Generator, number: int) -> np.ndarray:
         """(number, 3): each curve's A, b and ω."""
