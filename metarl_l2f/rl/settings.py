@@ -125,7 +125,8 @@ def _navigation(method: str) -> MetaRLSettings:
     """
     policy = PolicyNetwork((64, 64), "tanh", initial_std=1.0)
     if method == "l2f-paper":
-        return as_published(MetaRLSettings(policy=policy))
+        quiet = MetaRLSettings(policy=dataclasses.replace(policy, initial_std=0.2))
+        return as_published(quiet, inner_lr=0.02, gae_lambda=0.9)
     if method == "maml":
         return MetaRLSettings(
             "maml",
@@ -152,7 +153,7 @@ def _locomotion(method: str) -> MetaRLSettings:
     """
     sizes = MetaRLSettings(tasks_per_batch=40, horizon=200, policy=PolicyNetwork((64, 64), "tanh", initial_std=0.5))
     if method == "l2f-paper":
-        return as_published(sizes)
+        return as_published(sizes, inner_lr=0.1, gae_lambda=0.95, max_kl=0.05)
     quiet = method in LOUD_THEN_QUIET
     return dataclasses.replace(
         sizes,
@@ -164,20 +165,23 @@ def _locomotion(method: str) -> MetaRLSettings:
     )
 
 
-def as_published(sizes: MetaRLSettings) -> MetaRLSettings:
-    """L2F's Algorithm 1 to the letter, with the MAML paper's constants, on the sizes of a domain.
+def as_published(
+    sizes: MetaRLSettings, inner_lr: float = 0.1, gae_lambda: float = 1.0, max_kl: float = 0.01
+) -> MetaRLSettings:
+    """L2F's Algorithm 1 to the letter, on the sizes of a domain.
 
     γ per tensor, from 0.5 as in the official code, is read off the raw mean gradient of the episodes of θ; the inner
-    loss, log π · A, is that of the same episodes at θ̄; step sizes are fixed, and σ is not attenuated.
+    loss, log π · A, is that of the same episodes at θ̄; step sizes are fixed, and σ is not attenuated. What the paper
+    leaves open are the domain's constants; by default they are the MAML paper's.
     """
     return dataclasses.replace(
         sizes,
         method="l2f-paper",
         attenuation=Attenuation(embedding="raw", initial_gamma=0.5),
         initial_std_gamma=None,
-        inner=InnerLoop(),
-        gradient=PolicyGradient(estimator="reinforce", inner_data="reuse"),
-        region=TrustRegion(),
+        inner=InnerLoop(inner_lr=inner_lr),
+        gradient=PolicyGradient(gae_lambda=gae_lambda, estimator="reinforce", inner_data="reuse"),
+        region=TrustRegion(max_kl=max_kl),
     )
 
 
