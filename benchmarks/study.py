@@ -1,130 +1,195 @@
-"""L2F against MAML, paired: same seeds, held-out tasks and noise, from finished run folders of one launcher."""
+"""Methods of reinforcement learning compared in pairs: same seeds, held-out tasks and noise, from finished runs."""
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+import gzip
+import itertools
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, NamedTuple
 
 import numpy as np
-import torch
 import tyro
 
-from metarl_l2f import MetaRL
-from metarl_l2f.evaluation import Evaluation, mean_interval, paired_differences, task_groups
+from metarl_l2f.evaluation import mean_interval, task_groups
 from metarl_l2f.figures import learning_curve, save
 from metarl_l2f.launchers.kinds import REINFORCEMENT
 from metarl_l2f.launchers.meta_rl import evaluate, load_run
-from metarl_l2f.launchers.run import read_config
+from metarl_l2f.launchers.run import fail, quiet_machine, read_config
+from metarl_l2f.methods import label_of
 from metarl_l2f.training import checkpoint, metrics
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.loop import BEST_FILE
 
+SCORES_FILE = "scores.csv.gz"
+LEARNING = ["run", "iteration", "env_steps", "return/step_0", "return/step_1", "validation/return/step_1"]
+
 
 @dataclass(frozen=True)
 class Options:
-    """Evaluate runs of two methods under one protocol and write what came out, whichever is better."""
+    """Evaluate runs of several methods under one protocol and print every mean and every paired difference.
 
-    l2f: tuple[Path, ...]
-    """Folders of the L2F runs, one per seed."""
-    maml: tuple[Path, ...]
-    """Folders of the MAML runs with the same seeds, in the same order."""
-    out: Path
-    """Folder for returns.csv, paired.csv, by_task.csv, runs.csv, learning.csv and the pictures."""
+    The runs of each method must have the same seeds. With --out, every task's scores are kept in scores.csv.gz, from
+    which --scores prints the same tables again, without the runs.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Folders of runs of one launcher, of any methods."""
+    scores: Path | None = None
+    """A scores.csv.gz that an earlier call wrote, instead of runs: print its tables."""
+    out: Path | None = None
+    """Folder for scores.csv.gz, returns.csv, paired.csv, by_task.csv, runs.csv, learning.csv and pictures."""
     tasks: int = 100
     """Held-out tasks per seed."""
     episodes: tuple[int, ...] = (20, 40)
     """Episodes per task before adaptation and after every step; one protocol for each number."""
     steps: int = 3
     """Inner steps."""
-    l2f_later_lr_factor: float | None = None
-    """Step size of L2F's steps beyond the trained one, relative to it; by default as in training."""
-    maml_later_lr_factor: float | None = None
-    """The same for MAML."""
-    checkpoint: Literal["best", "latest"] = "best"
-    """`best` by validation, or `latest`."""
+
+    def __post_init__(self) -> None:
+        if bool(self.runs) == (self.scores is not None):
+            raise ValueError("name the runs, or a file of scores with --scores; one of the two")
 
 
-def load(run: Path, options: Options) -> MetaRL:
-    """A trained run with its method's later step sizes."""
-    l2f = read_config(run)["options"]["settings"]["method"] == "l2f"
-    factor = options.l2f_later_lr_factor if l2f else options.maml_later_lr_factor
-    return load_run(run, options.checkpoint, threads=2, later_lr_factor=factor)
+class Protocol(NamedTuple):
+    """What one line of a table is about."""
+
+    method: str
+    episodes: int
 
 
-def evaluations(runs: Sequence[Path], episodes: int, options: Options) -> list[Evaluation]:
-    """One evaluation per run, with the run's own seed."""
-    results = []
-    for run in runs:
-        experiment = load(run, options)
-        evaluation, _, _ = evaluate(experiment, options.tasks, episodes, options.steps, experiment.settings.seed)
-        results.append(evaluation)
-        experiment.close()
-    return results
+@dataclass
+class Scores:
+    """Every task's score, of every method, protocol and seed."""
+
+    of: dict[Protocol, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
+    """By protocol and seed: (N, k + 1), before adaptation and after 1 … k steps."""
+    tasks: dict[int, list[str]] = field(default_factory=dict)
+    """By seed: the N tasks, as text."""
+
+    def check_paired(self) -> None:
+        """Refuse methods with other seeds than the first, whose tasks would differ.
+
+        Raises:
+            ValueError: names the method and the seeds.
+        """
+        first, *others = self.of
+        for other in others:
+            if sorted(self.of[other]) != sorted(self.of[first]):
+                raise ValueError(
+                    f"the seeds of every method must be the same, got {sorted(self.of[first])} of {first.method} and "
+                    f"{sorted(self.of[other])} of {other.method}"
+                )
+
+    def save(self, path: Path) -> None:
+        """Write one line per method, protocol, seed and task."""
+        with gzip.open(path, "wt", newline="") as file:
+            writer = csv.writer(file)
+            steps = next(iter(next(iter(self.of.values())).values())).shape[1]
+            writer.writerow(["method", "episodes", "seed", "task", *(f"return_{step}" for step in range(steps))])
+            for (method, episodes), seeds in self.of.items():
+                for seed, values in seeds.items():
+                    for task, row in zip(self.tasks[seed], values, strict=True):
+                        writer.writerow([method, episodes, seed, task, *(repr(float(value)) for value in row)])
 
 
-def main() -> None:
-    """Evaluate, pair, write."""
-    options = tyro.cli(Options)
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    returns, paired, by_task = [], [], []
-    for episodes in options.episodes:
-        by_method = {
-            "l2f": evaluations(options.l2f, episodes, options),
-            "maml": evaluations(options.maml, episodes, options),
-        }
-        for method, results in by_method.items():
-            for step in range(options.steps + 1):
-                seeds = [result.scores[:, step].mean() for result in results]
-                over_seeds, over_tasks = mean_interval(np.array(seeds)), mean_interval(pooled(results, step))
-                returns.append([method, episodes, step, *over_seeds, over_tasks.half_width, *seeds])
-                by_task += [[method, episodes, step, *group] for group in grouped(results, step)]
-        differences = [paired_differences(*pair) for pair in zip(by_method["l2f"], by_method["maml"], strict=True)]
-        for step in range(options.steps + 1):
-            seeds = [difference[step].mean for difference in differences]
-            tasks = pooled(by_method["l2f"], step) - pooled(by_method["maml"], step)
-            over_seeds = mean_interval(np.array(seeds))
-            paired.append(["l2f − maml", episodes, step, *over_seeds, mean_interval(tasks).half_width, *seeds])
-    header = ["what", "episodes", "steps", "mean", "half_width_95_over_seeds", "half_width_95_over_tasks"]
-    header += [f"run_{number + 1}" for number in range(len(options.l2f))]
-    write(options.out / "returns.csv", [header, *returns])
-    write(options.out / "paired.csv", [header, *paired])
-    if by_task:
-        write(options.out / "by_task.csv", [["what", "episodes", "steps", "task", "tasks", "mean"], *by_task])
-    runs = [*options.l2f, *options.maml]
-    origins = [provenance_of(run) for run in runs]
-    write(options.out / "runs.csv", [list(origins[0]), *(list(origin.values()) for origin in origins)])
-    write(options.out / "learning.csv", [LEARNING, *(row for run in runs for row in learning_of(run))], show=False)
-    labels = ["L2F"] * len(options.l2f) + ["MAML"] * len(options.maml)
-    save(learning_curve(runs, labels), options.out / "learning_curve.png")
-    for method, run in (("l2f", options.l2f[0]), ("maml", options.maml[0])):
-        draw(method, run, options)
+def load_scores(path: Path) -> Scores:
+    """Read what `Scores.save` wrote."""
+    rows: dict[Protocol, dict[int, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    scores = Scores()
+    with gzip.open(path, "rt", newline="") as file:
+        reader = csv.reader(file)
+        next(reader)
+        for method, episodes, seed, task, *values in reader:
+            rows[Protocol(method, int(episodes))][int(seed)].append([float(value) for value in values])
+            if len(rows) == 1:
+                scores.tasks.setdefault(int(seed), []).append(task)
+    for protocol, seeds in rows.items():
+        scores.of[protocol] = {seed: np.array(values) for seed, values in seeds.items()}
+    return scores
 
 
-def draw(method: str, run: Path, options: Options) -> None:
-    """The launcher's own pictures of one run, named after the method."""
-    config = read_config(run)
-    pictured = from_json(REINFORCEMENT[config["launcher"]], config["options"])
-    experiment = load(run, options)
-    _, rollouts, tasks = evaluate(experiment, 40, 20, options.steps, experiment.settings.seed)
-    experiment.close()
-    for name, figure in pictured.pictures(rollouts, tasks).items():
-        save(figure, options.out / f"{name}_{method}.png")
+def evaluated(options: Options) -> Scores:
+    """The runs' scores, each with the run's own seed.
+
+    Raises:
+        ValueError: the runs are of several launchers or environments, or one method has a seed twice.
+    """
+    scores, kinds = Scores(), set()
+    for episodes, run in itertools.product(options.episodes, options.runs):
+        config = read_config(run)
+        kinds.add(str((config.get("launcher"), config.get("environment"))))
+        if len(kinds) > 1:
+            raise ValueError(f"runs must be of one launcher and environment, got {' and '.join(sorted(kinds))}")
+        experiment = load_run(run)
+        try:
+            settings = experiment.settings
+            protocol = Protocol(settings.method, episodes)
+            if settings.seed in scores.of[protocol]:
+                raise ValueError(f"{run} is a second run of {settings.method} with seed {settings.seed}; give one")
+            evaluation, _, tasks = evaluate(experiment, options.tasks, episodes, options.steps, settings.seed)
+            scores.of[protocol][settings.seed] = evaluation.scores
+            scores.tasks[settings.seed] = [" ".join(map(str, np.ravel(task).tolist())) for task in tasks]
+        finally:
+            experiment.close()
+    return scores
 
 
-def grouped(results: Sequence[Evaluation], step: int) -> list[list[object]]:
-    """Label, number of tasks and mean score of each group of tasks, over all seeds."""
-    tasks = np.concatenate([np.asarray(result.tasks) for result in results])
-    return [[label, int(mask.sum()), pooled(results, step)[mask].mean()] for label, mask in task_groups(tasks).items()]
+# --- Tables, from scores alone ---
 
 
-def pooled(results: Sequence[Evaluation], step: int) -> np.ndarray:
-    """Every task's score of every seed after `step` inner steps."""
-    return np.concatenate([result.scores[:, step] for result in results])
+def row(name: str, episodes: int, step: int, by_seed: Mapping[int, np.ndarray]) -> list[object]:
+    """A mean with its 95 % intervals, over seeds and over all tasks of all seeds, and the mean of every seed."""
+    seeds = [values[:, step].mean() for values in by_seed.values()]
+    over_seeds = mean_interval(np.array(seeds))
+    over_tasks = mean_interval(np.concatenate([values[:, step] for values in by_seed.values()]))
+    return [name, episodes, step, *over_seeds, over_tasks.half_width, *seeds]
 
 
-LEARNING = ["run", "iteration", "env_steps", "return/step_0", "return/step_1", "validation/return/step_1"]
+def tables(scores: Scores) -> dict[str, list[list[object]]]:
+    """returns, paired and by_task: rows with a heading each."""
+    scores.check_paired()
+    seeds = next(iter(scores.of.values()))
+    steps = range(next(iter(seeds.values())).shape[1])
+    header: list[object] = ["what", "episodes", "steps", "mean", "half_width_95_over_seeds", "half_width_95_over_tasks"]
+    header += [f"seed_{seed}" for seed in seeds]
+    returns = [row(method, e, step, values) for (method, e), values in scores.of.items() for step in steps]
+    paired = []
+    for (ours, e), (theirs, other) in itertools.combinations(scores.of, 2):
+        if e == other:
+            first, second = scores.of[Protocol(ours, e)], scores.of[Protocol(theirs, e)]
+            differences = {seed: first[seed] - second[seed] for seed in seeds}
+            paired += [row(f"{ours} − {theirs}", e, step, differences) for step in steps]
+    groups: list[list[object]] = []
+    every_task = [task for seed in seeds for task in scores.tasks[seed]]
+    if all(" " not in task for task in every_task):
+        masks = task_groups(np.array([float(task) for task in every_task]))
+        for (method, e), values in scores.of.items():
+            pooled = np.concatenate(list(values.values()))
+            groups += [
+                [method, e, step, label, int(mask.sum()), pooled[mask, step].mean()]
+                for step in steps
+                for label, mask in masks.items()
+            ]
+    found = {"returns": [header, *returns], "paired": [header, *paired]}
+    heading: list[object] = ["what", "episodes", "steps", "task", "tasks", "mean"]
+    return found | ({"by_task": [heading, *groups]} if groups else {})
+
+
+def write(path: Path | None, rows: Sequence[Sequence[object]], show: bool = True) -> None:
+    """Rows to csv, floats with three digits, where there is a path; printed too unless told otherwise."""
+    rounded = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells] for cells in rows]
+    if path is not None:
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows(rounded)
+    if show:
+        for cells in rounded:
+            print(*cells, sep="\t")
+
+
+# --- Of the runs themselves ---
 
 
 def learning_of(run: Path) -> list[list[object]]:
@@ -135,7 +200,6 @@ def learning_of(run: Path) -> list[list[object]]:
 def provenance_of(run: Path) -> dict[str, object]:
     """Where a run's numbers come from."""
     config, lines = read_config(run), metrics.read(run)
-    best = checkpoint.load(run / BEST_FILE)
     return {
         "run": run.name,
         "command": config["command"],
@@ -144,20 +208,50 @@ def provenance_of(run: Path) -> dict[str, object]:
         "iterations": lines[-1]["iteration"],
         "env_steps": lines[-1]["env_steps"],
         "hours": sum(line["time/iteration"] for line in lines) / 3600,
-        "best_iteration": best["iteration"],
+        "best_iteration": checkpoint.load(run / BEST_FILE)["iteration"],
     }
 
 
-def write(path: Path, rows: Sequence[Sequence[object]], show: bool = True) -> None:
-    """Rows to csv, floats with three digits; printed too unless told otherwise."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        for row in rows:
-            cells = [f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row]
-            writer.writerow(cells)
-            if show:
-                print(*cells, sep="\t")
+def draw(run: Path, method: str, steps: int, out: Path) -> None:
+    """The launcher's own pictures of one run, named after its method."""
+    config = read_config(run)
+    pictured = from_json(REINFORCEMENT[config["launcher"]], config["options"])
+    experiment = load_run(run)
+    _, rollouts, tasks = evaluate(experiment, 40, 20, steps, experiment.settings.seed)
+    experiment.close()
+    for name, figure in pictured.pictures(rollouts, tasks).items():
+        save(figure, out / f"{name}_{method.replace('-', '_')}.png")
+
+
+def describe(options: Options, out: Path) -> None:
+    """Where the runs come from, how they learned, and pictures of one run of each method."""
+    methods = [str(read_config(run)["options"]["settings"]["method"]) for run in options.runs]
+    origins = [provenance_of(run) for run in options.runs]
+    write(out / "runs.csv", [list(origins[0]), *(list(origin.values()) for origin in origins)], show=False)
+    rows = [learning for run in options.runs for learning in learning_of(run)]
+    write(out / "learning.csv", [LEARNING, *rows], show=False)
+    save(learning_curve(list(options.runs), [label_of(method) for method in methods]), out / "learning_curve.png")
+    for method in dict.fromkeys(methods):
+        draw(options.runs[methods.index(method)], method, options.steps, out)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate or read, pair, print; write if told where."""
+    try:
+        options = tyro.cli(Options, args=arguments)
+        quiet_machine()
+        scores = evaluated(options) if options.scores is None else load_scores(options.scores)
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+        for name, rows in tables(scores).items():
+            write(None if options.out is None else options.out / f"{name}.csv", rows)
+        if options.out is not None and options.runs:
+            scores.save(options.out / SCORES_FILE)
+            describe(options, options.out)
+    except (ValueError, OSError) as error:
+        return fail(error)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
