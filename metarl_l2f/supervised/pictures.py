@@ -98,10 +98,12 @@ def image_file(content: Callable[[], bytes]) -> Image.Image:
     image = Image.open(io.BytesIO(content()), formats=tuple(FORMATS))
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"it has {image.width}×{image.height} pixels, more than any image of a data set")
-    _scale_transparent_colour(image)
+    if "transparency" in image.info:
+        _scale_transparent_colour(image)
     image.load()
-    with contextlib.suppress(SyntaxError):  # Pillow's word for tags that are damaged; the picture need not be
-        ImageOps.exif_transpose(image, in_place=True)
+    if image.info:  # where tags are found; most small pictures have none, and no time to lose
+        with contextlib.suppress(SyntaxError):  # Pillow's word for tags that are damaged; the picture need not be
+            ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
@@ -110,7 +112,7 @@ def _scale_transparent_colour(image: ImageFile.ImageFile) -> None:
 
     Pillow stretches pixels of 2 and 4 bits and shortens those of 16, but leaves this colour as the file has it.
     """
-    match image.info.get("transparency"), image.tile[0][3] if image.format == "PNG" and image.tile else None:
+    match image.info["transparency"], image.tile[0][3] if image.format == "PNG" and image.tile else None:
         case int(grey), "L;2" | "L;4" as raw:
             image.info["transparency"] = grey * {"L;2": 85, "L;4": 17}[raw]
         case tuple(colour), "RGB;16B":
