@@ -12,7 +12,7 @@ LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid image-c
   figures play viewer
 
 .DEFAULT_GOAL := help
-.PHONY: help install $(LAUNCHERS) images test test-faults coverage test-mutations lint types format clean
+.PHONY: help install $(LAUNCHERS) images test test-journeys test-faults coverage test-mutations lint types format clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [ARGS="..."]   (ARGS go to the launcher, or to pytest; PYTHON=... chooses the interpreter)'
@@ -41,6 +41,10 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 # One process: each further one imports PyTorch anew. On many cores, ARGS="-n auto" spreads the tests over them.
 test: lint types ## check style and types, then run the tests
 	$(BIN)/pytest --quiet $(ARGS)
+
+# Most of the time goes into starting programs, so several tests run at once.
+test-journeys: $(INSTALLED) ## run every command and snippet that the documents print, shortened, to its end; some minutes
+	$(BIN)/pytest --quiet --thorough --numprocesses auto --maxprocesses 4 --durations 10 tests/journeys $(ARGS)
 
 test-faults: $(INSTALLED) ## the fault suites in full, with their figures, some minutes: kills, damage, full disks, hostile files
 	$(BIN)/pytest --quiet --thorough tests/faults $(ARGS)

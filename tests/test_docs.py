@@ -10,7 +10,6 @@ import re
 import runpy
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -177,45 +176,7 @@ def _headings(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("#")]
 
 
-# --- Code ---
-
-
-class Block(NamedTuple):
-    """A fenced block of Python that is to run."""
-
-    path: Path
-    line: int
-    """Of its fence."""
-    code: str
-
-
-def python_blocks(path: Path) -> list[Block]:
-    """The blocks of a document that open with ```python; those that open with ```python no-run are left out."""
-    text = path.read_text("utf-8")
-    fences = re.finditer(r"^```python[ \t]*([^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [
-        Block(path, text.count("\n", 0, fence.start()) + 1, fence[2]) for fence in fences if "no-run" not in fence[1]
-    ]
-
-
-BLOCKS = [block for path in DOCUMENTS for block in python_blocks(path)]
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.path.name}:{block.line}")
-def test_python_in_the_documentation_runs_by_itself(block, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    # Empty lines in front, so that a traceback shows the document's own line numbers.
-    exec(compile("\n" * block.line + block.code, str(block.path), "exec"), {"__name__": "documentation"})
-
-
-def test_the_readme_shows_python():
-    assert python_blocks(README), "README.md has no ```python block that runs; it should show one's own environment"
-
-
-def test_blocks_marked_no_run_are_left_out(tmp_path):
-    document = tmp_path / "page.md"
-    document.write_text("a\n```python\nx = 1\n```\n```python no-run\nx = 2\n```\n```bash\nls\n```\n")
-    assert python_blocks(document) == [Block(document, 2, "x = 1\n")]
+# --- The example; snippets and commands are run by tests/journeys ---
 
 
 def test_the_example_of_an_own_environment_runs():
