@@ -76,7 +76,10 @@ def furnish(made: Callable[[Recipe], Path], folder: Path) -> Callable[[dict[str,
 
     def put(places: dict[str, Recipe]) -> None:
         for name, recipe in places.items():
-            shutil.copytree(made(recipe), folder / name)
+            if recipe[0] == "copy":
+                shutil.copy(ROOT / recipe[1], folder / name)
+            else:
+                shutil.copytree(made(recipe), folder / name)
 
     return put
 

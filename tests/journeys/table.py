@@ -192,6 +192,7 @@ JOURNEYS: Mapping[str, Journey] = {
     "benchmarks/soak.py": Journey(
         {"--navigation": "30", "--cheetah": "0", "--tasks": "2", "--episodes": "2", "--cycles": "1"}, measures
     ),
+    "benchmarks/figure_numbers.py": Journey({}, prints),
     # Makes network namespaces, which takes root, and minutes.
     "benchmarks/two_hosts.py": Journey({"--help": ""}, prints),
 }
@@ -277,7 +278,8 @@ def _with_placeholders_filled(words: Sequence[str]) -> list[str]:
 # --- What a command finds ---
 
 Recipe = tuple[str, ...]
-"""A launcher and flags, of the run that lies where a document says; or `data` and the name of a data set."""
+"""A launcher and flags, of the run that lies where a document says; or `data` and the name of a data set,
+or `copy` and a file of the working copy."""
 
 FOUND: tuple[tuple[str, Recipe], ...] = (
     (r"runs/navigation/(?:RUN|L2F)|L2F(?:_RUNS)?", ("navigation",)),
@@ -293,6 +295,7 @@ FOUND: tuple[tuple[str, Recipe], ...] = (
     (r"runs/embeddings\w*", ("embeddings",)),
     (r"PATH", ("data", "folder")),
     (r"omniglot", ("data", "omniglot")),
+    (r"(results/\S+\.csv)", ("copy", r"\1")),
 )
 """Places that documents name, and what lies there."""
 
