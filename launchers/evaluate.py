@@ -4,6 +4,7 @@ from metarl_l2f.program import as_program
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,10 +13,11 @@ import tyro
 
 from metarl_l2f.evaluation import Comparison, Evaluation
 from metarl_l2f.launchers import meta_rl, supervised
-from metarl_l2f.launchers.kinds import REINFORCEMENT, SUPERVISED, launcher_of
+from metarl_l2f.launchers.kinds import FIXED, REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import fail, question_of, quiet_machine, read_config
+from metarl_l2f.launchers.run import checkpoint_of, fail, question_of, quiet_machine, read_config, read_state
 from metarl_l2f.report import write_report
+from metarl_l2f.training.config import from_json
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class Options:
     seed), and the difference A − B, paired task by task, with its interval."""
     tasks: int | None = None
     """Held-out tasks, from their own random stream; by default 40 in reinforcement learning, else as in the run."""
-    episodes: int = 20
-    """Reinforcement learning: episodes per task, before adaptation and after every step."""
+    episodes: int | None = None
+    """Reinforcement learning: episodes per task, before adaptation and after every step; by default 20."""
     steps: int | None = None
-    """Inner gradient steps; by default 3 in reinforcement learning, else as in the run."""
+    """Inner gradient steps; by default 3 in reinforcement learning, else as in the run. Not of LEO and prototypical
+    networks, whose steps are a part of the model."""
     later_lr_factor: float | None = None
-    """Step size of steps beyond the trained ones, relative to the last trained one; by default as in training."""
+    """Step size of steps beyond the trained ones, relative to the last trained one; by default as in training. Not of
+    LEO and prototypical networks."""
     seed: int | None = None
     """Seed of tasks and noise; by default the run's own."""
     checkpoint: Literal["best", "latest"] = "best"
@@ -69,20 +73,40 @@ def evaluated(run: Path, options: Options, seed: int | None) -> Evaluation:
         ValueError: the folder holds no run that can be evaluated here.
     """
     launcher = launcher_of(run)
+    seed = read_config(run)["options"]["settings"]["seed"] if seed is None else seed
+    if launcher in FIXED:
+        refuse(options, ("episodes", "steps", "later_lr_factor"), run, launcher)
+        chosen = with_tasks(from_json(FIXED[launcher], read_config(run)["options"]), options.tasks)
+        fixed = chosen.experiment()
+        fixed.load_state_dict(read_state(checkpoint_of(run, options.checkpoint), "launcher", launcher))
+        return chosen.evaluate(fixed, seed)
     if launcher in SUPERVISED:
-        chosen, learner = supervised.load_run(
+        refuse(options, ("episodes",), run, launcher)
+        stored, learner = supervised.load_run(
             SUPERVISED[launcher], run, options.checkpoint, options.threads, options.later_lr_factor
         )
-        asked: dict[str, Any] = {"evaluation_tasks": options.tasks, "evaluation_steps": options.steps}
-        chosen = dataclasses.replace(chosen, **{name: value for name, value in asked.items() if value is not None})
-        return chosen.evaluate(learner, run, chosen.settings.seed if seed is None else seed)
+        steps = stored.evaluation_steps if options.steps is None else options.steps
+        return dataclasses.replace(with_tasks(stored, options.tasks), evaluation_steps=steps).evaluate(
+            learner, run, seed
+        )
     experiment = meta_rl.load_run(run, options.checkpoint, options.threads, options.later_lr_factor)
     try:
-        chosen_seed = experiment.settings.seed if seed is None else seed
-        tasks, steps = options.tasks or 40, options.steps or 3
-        return meta_rl.evaluate(experiment, tasks, options.episodes, steps, chosen_seed)[0]
+        return meta_rl.evaluate(experiment, options.tasks or 40, options.episodes or 20, options.steps or 3, seed)[0]
     finally:
         experiment.close()
+
+
+def refuse(options: Options, names: Sequence[str], run: Path, launcher: str) -> None:
+    """Refuse flags that mean nothing for a run."""
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]:
+        raise ValueError(f"{run} is a run of {launcher}.py, for which {', '.join(given)} mean nothing; drop them")
+
+
+def with_tasks(stored: Any, tasks: int | None) -> Any:
+    """A run's options with so many held-out tasks; by default its own, or its launcher's if it was not evaluated."""
+    return dataclasses.replace(
+        stored, evaluation_tasks=tasks or stored.evaluation_tasks or type(stored)().evaluation_tasks
+    )
 
 
 def compared(first: Path, second: Path, options: Options) -> Comparison:
@@ -114,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
             result.save(path)
             print(f"wrote {path}")
             if options.run is not None and options.out is None:
-                kind = (REINFORCEMENT | SUPERVISED)[launcher_of(options.run)]
+                kind = (REINFORCEMENT | SUPERVISED | FIXED)[launcher_of(options.run)]
                 write_report(options.run, question_of(kind()))
     except USER_ERRORS as error:
         return fail(error)

@@ -24,7 +24,7 @@ from metarl_l2f.diagnostics import Inspection, manual_attenuation
 from metarl_l2f.evaluation import Evaluation, load_evaluation
 from metarl_l2f.figures import COLUMN, FORMATS, Log, gamma_heatmap, learning_curve, save, sinusoid_fit
 from metarl_l2f.launchers import meta_rl, sinusoid, supervised
-from metarl_l2f.launchers.kinds import REINFORCEMENT, SUPERVISED, launcher_of
+from metarl_l2f.launchers.kinds import FIXED, REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
 from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_config
 from metarl_l2f.methods import label_of
@@ -164,6 +164,12 @@ def checked(runs: tuple[Path, ...]) -> str:
         ValueError: they are runs of different problems, not done, evaluated differently, or one is named twice.
     """
     launchers = [launcher_of(run) for run in runs]
+    for run, launcher in zip(runs, launchers, strict=True):
+        if launcher in FIXED:
+            raise ValueError(
+                f"{run} is a run of {launcher}.py, which these figures know nothing of; its learning_curve.png and "
+                "report.html show what there is"
+            )
     if len({run.resolve() for run in runs}) < len(runs):
         raise ValueError("a run is named twice; it would count as two seeds: name it once")
     for run in runs:

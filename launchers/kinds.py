@@ -1,4 +1,4 @@
-"""Every kind of run whose network can be evaluated and looked at, by its launcher's name."""
+"""Every kind of run that can be evaluated, by its launcher's name."""
 
 from pathlib import Path
 
@@ -28,17 +28,20 @@ SUPERVISED: dict[str, type[supervised.RunOptions]] = {
     "sinusoid": sinusoid.Sinusoid,
     "image_classification": image_classification.ImageClassification,
 }
-NOT_HERE = (leo.NAME, prototypes.NAME)
-"""Launchers whose runs are evaluated at their own end only."""
+FIXED: dict[str, type[leo.LEORun] | type[prototypes.Prototypes]] = {
+    leo.NAME: leo.LEORun,
+    prototypes.NAME: prototypes.Prototypes,
+}
+"""Runs whose inner steps are a part of the model, or that have none."""
 
 
 def launcher_of(run: Path) -> str:
     """The name of the launcher that made a run.
 
     Raises:
-        ValueError: the folder holds no run, or one that cannot be evaluated afterwards.
+        ValueError: the folder holds no run, or one of a launcher that is not here.
     """
-    launcher = read_config(run)["launcher"]
-    if launcher in NOT_HERE:
-        raise ValueError(f"{run} is a run of {launcher}.py, which evaluates at its end only")
-    return launcher
+    launcher = read_config(run).get("launcher")
+    if launcher not in REINFORCEMENT | SUPERVISED | FIXED:
+        raise ValueError(f"{run} says it is a run of {launcher!r}, which is no launcher here; give another folder")
+    return str(launcher)

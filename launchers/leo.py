@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers.run import (
@@ -52,8 +54,13 @@ class LEORun(RunOptions):
     """Meta-iterations that one line of metrics averages."""
     evaluation_tasks: int = 600
     """Held-out tasks of the evaluation at the end; 0 skips it."""
-    evaluation_steps: int = 0
-    """Not used: LEO's inner steps are part of its model."""
+    evaluation_steps: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
+    """No option: LEO's inner steps are part of its model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embeddings is not None:  # A run must find them again, from whichever folder it is resumed or evaluated.
+            object.__setattr__(self, "embeddings", self.embeddings.expanduser().absolute())
 
     def experiment(self, group: Group | None = None) -> LEOExperiment:
         """A new experiment of these options, shared by a group of processes, or of this one alone."""
@@ -74,6 +81,25 @@ class LEORun(RunOptions):
             raise ValueError(f"published must be one of {known}; got {self.published} with {self.settings.shots}")
         changes: dict[str, Any] = dict(PUBLISHED[case])
         return dataclasses.replace(self.settings, **changes)
+
+    def evaluate(self, experiment: LEOExperiment, seed: int) -> Evaluation:
+        """Accuracy on held-out classes: of the decoded classifier, after each latent and each fine-tuning step."""
+        settings = self.resolved()
+        protocol = {
+            "problem": f"embeddings: {self.embeddings}",
+            "ways": settings.ways,
+            "shots": settings.shots,
+            "queries": settings.queries,
+            "held_out_tasks": self.evaluation_tasks,
+            "seed": seed,
+        }
+        model = {
+            "method": settings.method,
+            "training_seed": settings.seed,
+            "latent_steps": settings.inner_steps,
+            "finetuning_steps": settings.finetuning_steps,
+        }
+        return Evaluation(experiment.evaluate("test", self.evaluation_tasks, seed), protocol, model, score="accuracy")
 
 
 @as_program
@@ -99,17 +125,7 @@ def launch(options: LEORun, folder: Path, group: Group) -> int:
         if not options.evaluation_tasks:
             return
         experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
-        scores = experiment.evaluate("test", options.evaluation_tasks, settings.seed)
-        protocol = {
-            "problem": f"embeddings: {options.embeddings}",
-            "ways": settings.ways,
-            "shots": settings.shots,
-            "queries": settings.queries,
-            "held_out_tasks": options.evaluation_tasks,
-            "seed": settings.seed,
-        }
-        model = {"method": settings.method, "training_seed": settings.seed}
-        evaluation = Evaluation(scores, protocol, model, score="accuracy")
+        evaluation = options.evaluate(experiment, settings.seed)
         evaluation.save(folder / "evaluation.json")
         print(evaluation.table())
 

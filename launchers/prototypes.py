@@ -2,10 +2,14 @@
 
 from metarl_l2f.program import as_program
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tyro
+
+from metarl_l2f.evaluation import Evaluation
 from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers.image_data import ImageData
 from metarl_l2f.launchers.run import (
@@ -21,8 +25,10 @@ from metarl_l2f.launchers.run import (
     train_and_report,
 )
 from metarl_l2f.supervised.prototypes import PrototypeSettings, PrototypicalNetwork
+from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.group import Group
+from metarl_l2f.training.loop import BEST_FILE
 
 NAME = "prototypes"
 SCORE = "accuracy/step_0"
@@ -48,6 +54,25 @@ class Prototypes(RunOptions):
     """Training episodes between checkpoints."""
     log_every: int = 50
     """Training episodes that one line of metrics averages."""
+    evaluation_tasks: int = 600
+    """Held-out episodes of the evaluation at the end; 0 skips it."""
+    evaluation_steps: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
+    """No option: prototypes are not adapted."""
+
+    def experiment(self) -> PrototypicalNetwork:
+        """A new network of these options."""
+        return PrototypicalNetwork(self.images.load(), self.settings)
+
+    def evaluate(self, experiment: PrototypicalNetwork, seed: int) -> Evaluation:
+        """Accuracy of the nearest prototype on held-out classes."""
+        protocol = {
+            "problem": f"images: {self.images.name}",
+            **dataclasses.asdict(experiment.shapes["test"]),
+            "held_out_tasks": self.evaluation_tasks,
+            "seed": seed,
+        }
+        model = {"method": "prototypical network", "training_seed": self.settings.seed}
+        return Evaluation(experiment.evaluate("test", self.evaluation_tasks, seed), protocol, model, score="accuracy")
 
 
 def load_network(folder: Path) -> PrototypicalNetwork:
@@ -60,14 +85,14 @@ def load_network(folder: Path) -> PrototypicalNetwork:
     if config["launcher"] != NAME:
         raise ValueError(f"{folder} holds a run of {config['launcher']}.py; give one of prototypes.py")
     options = from_json(Prototypes, config["options"])
-    network = PrototypicalNetwork(options.images.load(), options.settings)
+    network = options.experiment()
     network.load_state_dict(read_state(checkpoint_of(folder, "best"), "launcher", NAME))
     return network
 
 
 @as_program
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, train, draw."""
+    """Parse, train, evaluate, draw."""
     try:
         with started(Prototypes(), arguments) as (options, group):
             if group.size > 1:
@@ -81,16 +106,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def launch(options: Prototypes, folder: Path, group: Group) -> int:
-    """Train, or continue, one run."""
-    experiment = PrototypicalNetwork(options.images.load(), options.settings)
+    """Train, or continue, one run; then evaluate it on held-out episodes."""
+    experiment = options.experiment()
+    if options.evaluation_tasks:
+        experiment.check("test")
     print(f"prototypical network on {options.images.name}, seed {options.settings.seed}; writing to {folder}")
+
+    def report() -> None:
+        draw(folder, lambda: {"learning_curve": learning_curve([folder], score="validation/accuracy")})
+        if not options.evaluation_tasks:
+            return
+        experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
+        evaluation = options.evaluate(experiment, options.settings.seed)
+        evaluation.save(folder / "evaluation.json")
+        print(evaluation.table())
+
     return train_and_report(
         NAME,
         options,
         experiment,
         folder,
         {},
-        lambda: draw(folder, lambda: {"learning_curve": learning_curve([folder], score="validation/accuracy")}),
+        report,
         group,
         validation_key=f"validation/{SCORE}",
         progress_key=SCORE,

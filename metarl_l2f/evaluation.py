@@ -97,15 +97,15 @@ class Evaluation:
         ]
 
     def save(self, path: Path) -> None:
-        """Write evaluation.json: protocol, mean and interval by step, and every task's scores."""
+        """Write evaluation.json: protocol, mean and interval by step, and every task's scores, to the last digit."""
         content = {
             "protocol": dict(self.protocol),
             "model": dict(self.model),
             "score": self.score,
             "mean": [interval.mean for interval in self.intervals()],
             "interval_95": [_finite(interval.half_width) for interval in self.intervals()],
-            "scores": np.asarray(self.scores).round(4).tolist(),
-            "tasks": None if self.tasks is None else np.asarray(self.tasks).round(6).tolist(),
+            "scores": np.asarray(self.scores).tolist(),
+            "tasks": None if self.tasks is None else np.asarray(self.tasks).tolist(),
         }
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -149,7 +149,10 @@ def paired_differences(ours: Evaluation, theirs: Evaluation) -> list[Interval]:
     Raises:
         ValueError: the two were not measured under the same protocol on the same tasks.
     """
-    if ours.protocol != theirs.protocol or ours.scores.shape != theirs.scores.shape:
+    if ours.protocol == theirs.protocol and ours.scores.shape != theirs.scores.shape:
+        steps = [one.scores.shape[1] - 1 for one in (ours, theirs)]
+        raise ValueError(f"paired evaluations must have as many steps, got {steps[0]} and {steps[1]}")
+    if ours.protocol != theirs.protocol:
         raise ValueError(
             f"paired evaluations must share one protocol, got {dict(ours.protocol)} and {dict(theirs.protocol)}; "
             "evaluate both with the same tasks, episodes, steps and seed"

@@ -34,7 +34,7 @@ def test_no_values_are_refused():
 
 
 def test_evaluation_survives_its_file(tmp_path):
-    evaluation = Evaluation(np.array([[1.0, 2.0], [3.0, 5.0], [2.0, 2.0]]), PROTOCOL)
+    evaluation = Evaluation(np.array([[1.0, 2.0], [3.0, 5.0], [2.0, 2.0]]) + 1e-9 / 3, PROTOCOL)
     evaluation.save(tmp_path / "evaluation.json")
     loaded = load_evaluation(tmp_path / "evaluation.json")
     assert np.array_equal(loaded.scores, evaluation.scores)
@@ -61,6 +61,8 @@ def test_unlike_protocols_cannot_be_paired():
     scores = np.zeros((2, 2))
     with pytest.raises(ValueError, match="paired evaluations must share one protocol"):
         paired_differences(Evaluation(scores, PROTOCOL), Evaluation(scores, PROTOCOL | {"seed": 1}))
+    with pytest.raises(ValueError, match="paired evaluations must have as many steps, got 1 and 2"):
+        paired_differences(Evaluation(scores, PROTOCOL), Evaluation(np.zeros((2, 3)), PROTOCOL))
 
 
 def test_the_table_shows_a_task_that_fails_behind_a_good_average():

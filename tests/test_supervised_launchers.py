@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -43,9 +44,27 @@ def folder_of_images(tmp_path_factory):
 def prototypical(tmp_path_factory, folder_of_images):
     """A run of launchers/prototypes.py."""
     folder = tmp_path_factory.mktemp("runs") / "prototypes"
-    flags = f"--data {folder_of_images} --iterations 2 --ways 4 --queries 2 --filters 4 --validation-ways 3 --log-dir"
-    assert prototypes.main([*flags.split(), str(folder)]) == 0
+    flags = f"--data {folder_of_images} --iterations 2 --ways 4 --queries 2 --filters 4 --validation-ways 3"
+    assert prototypes.main([*flags.split(), "--evaluation-tasks", "3", "--log-dir", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory, prototypical):
+    """A folder of embeddings made by that run's network."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    assert embeddings.main([str(prototypical), "--out", str(folder)]) == 0
+    return folder
+
+
+def trained_leo(files, folder, *flags):
+    few = "--iterations 2 --ways 3 --queries 2 --tasks-per-batch 2 --validation-tasks 2 --evaluation-tasks 3"
+    assert leo.main([*few.split(), "--embeddings", str(files), "--log-dir", str(folder), *flags]) == 0
+    return folder
+
+
+def scores_of(path):
+    return np.array(json.loads(path.read_text())["scores"])
 
 
 def test_a_sinusoid_run_is_evaluated_drawn_and_drawn_beside_another(tmp_path, capsys):
@@ -215,22 +234,82 @@ def test_the_official_protocol_averages_three_models_and_prints_both_intervals(t
     assert f"three models: {100 * accuracy:.2f} ± {100 * deviation:.2f} %" in printed
 
 
-def test_leo_learns_from_embeddings_made_here(tmp_path, prototypical, capsys):
-    files = tmp_path / "embeddings"
-    assert embeddings.main([str(prototypical), "--out", str(files)]) == 0
-    made = load_embeddings(files)
+def test_leo_learns_from_embeddings_made_here(tmp_path, embedded, capsys):
+    made = load_embeddings(embedded)
     assert {split: data.vectors.shape for split, data in made.items()} == dict.fromkeys(
         ("train", "val", "test"), (24, 4)
     )
     for split, data in made.items():
         assert set(data.classes) == {f"{split} {name}" for name in ("a-b", "a_b", "a-b_", "a_b-")}
         assert data.counts.tolist() == [6] * 4
-    flags = "--iterations 2 --ways 3 --queries 2 --tasks-per-batch 2 --validation-tasks 2 --evaluation-tasks 3"
-    arguments = [*flags.split(), "--embeddings", str(files), "--log-dir", str(tmp_path / "leo")]
-    assert leo.main(arguments) == 0
+    run = trained_leo(embedded, tmp_path / "leo")
     assert "LEO (l2f)" in capsys.readouterr().out
-    scores = json.loads((tmp_path / "leo" / "evaluation.json").read_text())["scores"]
-    assert np.array(scores).shape == (3, 11)  # decoded, five latent steps, five of fine-tuning
+    assert scores_of(run / "evaluation.json").shape == (3, 11)  # decoded, five latent steps, five of fine-tuning
+
+
+def test_evaluate_repeats_what_leo_and_prototypical_runs_printed(tmp_path, embedded, prototypical, capsys):
+    for run, columns in ((trained_leo(embedded, tmp_path / "leo"), 11), (prototypical, 1)):
+        at_end, out = scores_of(run / "evaluation.json"), tmp_path / "again.json"
+        assert at_end.shape == (3, columns)
+        assert evaluate.main([str(run), "--out", str(out)]) == 0
+        assert np.array_equal(scores_of(out), at_end)
+        (run / "report.html").unlink()
+        assert evaluate.main([str(run), "--tasks", "5"]) == 0
+        five = scores_of(run / "evaluation.json")
+        assert five.shape == (5, columns) and np.array_equal(five[:3], at_end)
+        assert "over 5 held-out tasks" in (run / "report.html").read_text()
+        capsys.readouterr()
+        for flag in ("--steps", "--episodes", "--later-lr-factor"):
+            assert evaluate.main([str(run), flag, "2"]) == 2
+            assert f"for which {flag} mean nothing; drop them" in capsys.readouterr().err
+
+
+def test_a_prototypical_network_tells_classes_that_differ_by_the_nearest_prototype(prototypical):
+    # Patterns up to 200 apart with noise of 50: an embedding that hardly learned tells them by their brightness.
+    assert scores_of(prototypical / "evaluation.json").mean() > 1 / 3
+    assert json.loads((prototypical / "evaluation.json").read_text())["protocol"]["ways"] == 3
+
+
+def test_two_leo_runs_are_compared_and_unlike_ones_refused(tmp_path, embedded, prototypical, capsys):
+    ours, theirs = trained_leo(embedded, tmp_path / "l2f"), trained_leo(embedded, tmp_path / "leo", "--method", "leo")
+    capsys.readouterr()
+    assert evaluate.main(["--compare", str(ours), str(theirs), "--out", str(tmp_path / "both.json")]) == 0
+    assert "A − B, paired" in capsys.readouterr().out
+    expected = (scores_of(ours / "evaluation.json") - scores_of(theirs / "evaluation.json")).mean(0)
+    assert json.loads((tmp_path / "both.json").read_text())["a_minus_b"] == pytest.approx(expected)
+    shorter = trained_leo(embedded, tmp_path / "short", "--finetuning-steps", "2")
+    for other, text in ((shorter, "as many steps, got 10 and 7"), (prototypical, "must share one protocol")):
+        assert evaluate.main(["--compare", str(ours), str(other)]) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_a_run_that_was_not_evaluated_is_evaluated_later(tmp_path, embedded, monkeypatch):
+    curves = [*TINY_SINUSOID.split(), "--evaluation-tasks", "0", "--evaluation-repeats", "1"]
+    assert sinusoid.main([*curves, "--log-dir", str(tmp_path / "curves")]) == 0
+    monkeypatch.chdir(embedded.parent)
+    run = trained_leo(embedded.name, tmp_path / "leo", "--evaluation-tasks", "0")
+    monkeypatch.chdir(tmp_path)
+    for folder, number in ((tmp_path / "curves", 100), (run, 600)):
+        assert evaluate.main([str(folder)]) == 0
+        assert len(scores_of(folder / "evaluation.json")) == number
+
+
+@pytest.mark.parametrize("program", [leo, prototypes])
+def test_models_whose_steps_are_their_own_have_no_option_for_steps(program, capsys):
+    with pytest.raises(SystemExit):
+        program.main(["--evaluation-steps", "2"])
+    assert "--evaluation-steps" in capsys.readouterr().err
+
+
+def test_a_prototypical_network_is_told_before_training_that_it_cannot_be_evaluated(tmp_path, folder_of_images, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(folder_of_images, data)
+    shutil.rmtree(data / "test" / "test a-b")
+    shutil.rmtree(data / "test" / "test a_b")
+    flags = f"--data {data} --iterations 2 --ways 4 --queries 2 --filters 4 --validation-ways 3 --log-dir".split()
+    assert prototypes.main([*flags, str(tmp_path / "run")]) == 2
+    assert "3-way episodes need 3 classes, but test of" in capsys.readouterr().err
+    assert prototypes.main([*flags, str(tmp_path / "run"), "--evaluation-tasks", "0"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -256,8 +335,8 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, capsys, program, flags,
 
 
 def test_a_run_of_another_launcher_is_refused(tmp_path, prototypical, capsys):
-    assert evaluate.main([str(prototypical)]) == 2
-    assert "is a run of prototypes.py, which evaluates at its end only" in capsys.readouterr().err
+    assert figures.main([str(prototypical), "--out", str(tmp_path / "pictures")]) == 2
+    assert "is a run of prototypes.py, which these figures know nothing of" in capsys.readouterr().err
     assert sinusoid.main([*TINY_SINUSOID.split(), "--log-dir", str(tmp_path / "run")]) == 0
     assert embeddings.main([str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
     assert "holds a run of sinusoid.py; give one of prototypes.py" in capsys.readouterr().err

@@ -6,6 +6,7 @@ Here they serve L2F as another task embedding (Table 5): γ is read off the mean
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +36,7 @@ class PrototypeSettings:
     lr: float = 1e-3
     """Adam's step size."""
     validation_ways: int = 5
-    """Classes per validation episode."""
+    """Classes per episode of validation and evaluation."""
     validation_tasks: int = 100
     """Episodes of every validation, the same each time."""
 
@@ -67,12 +68,21 @@ class PrototypicalNetwork:
         self.shapes: dict[Split, Shape] = {
             "train": Shape(chosen.ways, chosen.shots, chosen.queries),
             "val": Shape(chosen.validation_ways, chosen.shots, chosen.queries),
+            "test": Shape(chosen.validation_ways, chosen.shots, chosen.queries),
         }
-        for split, shape in self.shapes.items():
-            shape.check(data[split], split)
+        for split in ("train", "val"):
+            self.check(split)
         random = torch_generator(chosen.seed, Stream.INIT)
         self.network: ImageNetwork = chosen.classifier.build(data["train"].shape, 1, 0, random)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=chosen.lr)
+
+    def check(self, split: Split) -> None:
+        """Refuse images that a split's episodes cannot be drawn from.
+
+        Raises:
+            ValueError: there are too few classes, or too few images of one.
+        """
+        self.shapes[split].check(self.data[split], split)
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One Adam step on one episode."""
@@ -84,16 +94,37 @@ class PrototypicalNetwork:
         check_finite(self.network.state_dict(), iteration, "a smaller lr")
         return {"loss": float(loss.detach()), "accuracy/step_0": float(accuracy)}
 
-    @torch.no_grad()
     def validate(self, iteration: int) -> dict[str, float]:
         """Accuracy on fixed validation episodes."""
         random = generator(self.settings.seed, Stream.VALIDATION, 0)
-        tasks = self._draw("val", random, self.settings.validation_tasks)
-        accuracies = [
-            self._episode(Task(*(values[i] for values in tasks)), self.shapes["val"].ways)[1]
-            for i in range(self.settings.validation_tasks)
-        ]
-        return {"validation/accuracy/step_0": float(torch.stack(accuracies).mean())}
+        accuracies = self._accuracies("val", random, self.settings.validation_tasks)
+        return {"validation/accuracy/step_0": float(accuracies.mean())}
+
+    def evaluate(self, split: Split, tasks: int, seed: int) -> np.ndarray:
+        """Accuracies of the nearest prototype on episodes that training never draws, in the ways of validation.
+
+        Args:
+            split: whose classes.
+            tasks: how many episodes; the first of them are the same for any number.
+            seed: of the episodes.
+        Returns:
+            (tasks, 1), for there is nothing to adapt.
+        Raises:
+            ValueError: the split has too few classes or images, or there are no episodes.
+        """
+        if tasks < 1:
+            raise ValueError(f"tasks must be a positive number of episodes, got {tasks}")
+        self.check(split)
+        return self._accuracies(split, generator(seed, Stream.EVALUATION, 0), tasks)[:, None].double().numpy()
+
+    @torch.no_grad()
+    def _accuracies(self, split: Split, random: np.random.Generator, number: int) -> Tensor:
+        """Of so many episodes, each drawn when it is judged: (number,)."""
+        ways, accuracies = self.shapes[split].ways, []
+        for _ in range(number):
+            task = self._draw(split, random, 1)
+            accuracies.append(self._episode(Task(*(values[0] for values in task)), ways)[1])
+        return torch.stack(accuracies)
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
