@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,8 +13,16 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from metarl_l2f.evaluation import Evaluation, load_evaluation, mean_interval, paired_differences
-from metarl_l2f.launchers.run import read_config
+from metarl_l2f.evaluation import (
+    SCORES_FILE,
+    Evaluation,
+    load_evaluation,
+    mean_interval,
+    paired_differences,
+    read_scores,
+    write_scores,
+)
+from metarl_l2f.launchers.run import USER_ERRORS, fail, read_config
 from metarl_l2f.training import metrics
 
 PAPER = {
@@ -49,10 +58,19 @@ class Options:
     steps, if that is given with it.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Folders of runs that are done."""
-    out: Path
-    """Folder for runs.csv and table.csv; made if missing."""
+    again: Path | None = None
+    """Instead of runs, the folder of an earlier study: its table is computed again from every task's scores."""
+    out: Path | None = None
+    """Folder for runs.csv, table.csv and every task's scores (scores.csv.gz); by default nothing is written."""
+
+    def check(self) -> None:
+        """Refuse flags that do not go together."""
+        if bool(self.runs) == (self.again is not None):
+            raise ValueError("name runs, or an earlier study's folder with --again")
+        if self.again is not None and self.out is not None:
+            raise ValueError("--again computes the table of an earlier study; drop --out")
 
 
 def read(folder: Path) -> tuple[Row, Evaluation]:
@@ -67,13 +85,11 @@ def read(folder: Path) -> tuple[Row, Evaluation]:
         **settings["inner"],
     }
     everything |= {"method": settings["method"], **(settings["attenuation"] if settings["method"] == "l2f" else {})}
-    score = evaluation.intervals()[settings["inner"]["inner_steps"]]
     return {
         "run": folder.name,
         **{name: everything.get(name, "") for name in CELL},
         "seed": settings["seed"],
-        "score": round(score.mean, 5),
-        "score_95": round(score.half_width, 5),
+        **score_of(evaluation, settings["inner"]["inner_steps"]),
         "minus_maml": "",
         "minus_maml_95": "",
         "tasks": len(evaluation.scores),
@@ -83,6 +99,12 @@ def read(folder: Path) -> tuple[Row, Evaluation]:
         "commit": config["git_commit"],
         **config["versions"],
     }, evaluation
+
+
+def score_of(evaluation: Evaluation, step: int) -> Row:
+    """The mean over tasks after so many steps, and its interval."""
+    score = evaluation.intervals()[step]
+    return {"score": round(score.mean, 5), "score_95": round(score.half_width, 5)}
 
 
 def best_iteration(log: list[dict[str, Any]], key: str) -> int:
@@ -154,23 +176,65 @@ def write(path: Path, rows: list[Row]) -> None:
         writer.writerows(rows)
 
 
-def main() -> None:
-    """Read, pair, merge, write, print."""
-    options = tyro.cli(Options)
-    new = pair(read(folder) for folder in options.runs)
-    names = {row["run"] for row in new}
-    kept = [row for row in collected_before(options.out / "runs.csv") if row["run"] not in names]
-    lines = sorted(kept + new, key=lambda row: [str(row[name]) for name in (*CELL, "seed")])
+def again(folder: Path) -> list[Row]:
+    """The lines of an earlier study, scores and differences computed again from every task's, where they are kept."""
+    rows, kept = collected_before(folder / "runs.csv"), read_scores(folder / SCORES_FILE)
+    scored = [(row, kept[row["run"],]) for row in rows if (row["run"],) in kept]
+    for row, evaluation in scored:
+        row |= score_of(evaluation, row["inner_steps"])
+    pair(scored)
+    if missing := len(rows) - len(scored):
+        print(f"{missing} runs have no scores in {folder / SCORES_FILE}; their lines are as they were written")
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read, pair, merge, print; write where a folder is named."""
+    try:
+        options = tyro.cli(Options, args=arguments)
+        options.check()
+        show_and_write(options)
+    except USER_ERRORS as error:
+        return fail(error)
+    return 0
+
+
+def show_and_write(options: Options) -> None:
+    """Print the table of runs, or of a study on record, and write what a study leaves."""
+    if options.again is not None:
+        show(table_of(again(options.again)))
+        return
+    found = [read(folder) for folder in options.runs]
+    lines = pair(found)
+    scores = {(row["run"],): evaluation for row, evaluation in found}
+    if options.out is not None:
+        names = {row["run"] for row in lines}
+        lines += [row for row in collected_before(options.out / "runs.csv") if row["run"] not in names]
+        if (options.out / SCORES_FILE).exists():
+            scores = read_scores(options.out / SCORES_FILE) | scores
+    lines.sort(key=lambda row: [str(row[name]) for name in (*CELL, "seed")])
+    table = table_of(lines)
+    show(table)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write(options.out / "runs.csv", lines)
+        write(options.out / "table.csv", table)
+        write_scores(options.out / SCORES_FILE, ["run"], dict(sorted(scores.items())))
+
+
+def table_of(lines: list[Row]) -> list[Row]:
+    """One row for every cell."""
     cells: Mapping[tuple, list[Row]] = defaultdict(list)
     for line in lines:
         cells[tuple(line[name] for name in CELL)].append(line)
-    table = [over_seeds(rows) for rows in cells.values()]
+    return [over_seeds(rows) for rows in cells.values()]
+
+
+def show(table: list[Row]) -> None:
+    """Print a table."""
     for row in table:
         print("  ".join(f"{name} {value}" for name, value in row.items() if value != ""))
-    options.out.mkdir(parents=True, exist_ok=True)
-    write(options.out / "runs.csv", lines)
-    write(options.out / "table.csv", table)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

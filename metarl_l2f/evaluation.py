@@ -3,10 +3,15 @@
 Knows no domain: a score is a return, an error or an accuracy, one number per task and step.
 """
 
+import csv
+import gzip
+import io
 import itertools
 import json
 import math
-from collections.abc import Mapping
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,6 +126,47 @@ def load_evaluation(path: Path) -> Evaluation:
         None if tasks is None else np.array(tasks),
         content.get("score", "return"),
     )
+
+
+SCORES_FILE = "scores.csv.gz"
+
+
+def write_scores(path: Path, columns: Sequence[str], evaluations: Mapping[tuple[str, ...], Evaluation]) -> None:
+    """Write every task's scores of a study, from which its tables can be recomputed: gzipped csv, a line per task.
+
+    Args:
+        path: the file; the same evaluations give the same bytes.
+        columns: names of the parts of the keys.
+        evaluations: by what tells them apart, such as (method, episodes, run).
+    """
+    text, steps = io.StringIO(), max(one.scores.shape[1] for one in evaluations.values())
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, "task", *(f"step_{step}" for step in range(steps))])
+    for key, one in evaluations.items():
+        tasks = [""] * len(one.scores) if one.tasks is None else map(json.dumps, np.asarray(one.tasks).tolist())
+        # The shortest text that is read back as the same number.
+        writer.writerows([*key, task, *map(repr, row)] for task, row in zip(tasks, one.scores.tolist(), strict=True))
+    write_atomically(path, gzip.compress(text.getvalue().encode(), mtime=0))
+
+
+def read_scores(path: Path) -> dict[tuple[str, ...], Evaluation]:
+    """Read what `write_scores` wrote: by key, evaluations whose protocol says nothing.
+
+    Raises:
+        ValueError: the file is of another kind, or damaged.
+    """
+    try:
+        names, *lines = csv.reader(io.StringIO(gzip.decompress(Path(path).read_bytes()).decode()))
+        width, rows = names.index("task"), defaultdict(list)
+        for line in lines:
+            rows[tuple(line[:width])].append((line[width], [float(cell) for cell in line[width + 1 :]]))
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} holds no scores of a study ({error}); give a {SCORES_FILE} that one wrote") from error
+    found = {}
+    for key, entries in rows.items():
+        tasks = np.array([json.loads(task) for task, _ in entries]) if entries[0][0] else None
+        found[key] = Evaluation(np.array([scores for _, scores in entries]), {}, tasks=tasks)
+    return found
 
 
 def task_groups(tasks: np.ndarray) -> dict[str, np.ndarray]:
