@@ -27,12 +27,12 @@ from torch import Tensor
 from metarl_l2f.diagnostic_figures import by_layer
 from metarl_l2f.diagnostics import Inspection
 from metarl_l2f.figures import gamma_heatmap, save
-from metarl_l2f.report import write_report
+from metarl_l2f.report import REPORT_FILE, write_report
 from metarl_l2f.training.checkpoint import CheckpointError, writing
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command, from_json, provenance, to_json
 from metarl_l2f.training.group import Group, RankError, StoppedError, join
-from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, optional, train
+from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, Outcome, optional, train
 from metarl_l2f.training.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -71,18 +71,11 @@ class RunOptions:
     evaluation_steps: int = 3
     """Inner steps of the evaluation at the end."""
 
+    of_report: ClassVar[tuple[str, ...]] = ("evaluation_tasks", "evaluation_steps")
+    """Options that only the report depends on."""
     may_change_on_resume: ClassVar[tuple[str, ...]] = (
-        *(
-            "iterations",
-            "threads",
-            "rank_timeout",
-            "resume",
-            "log_dir",
-            "checkpoint_every",
-            "inspect_every",
-            "evaluation_tasks",
-            "evaluation_steps",
-        ),
+        *("iterations", "threads", "rank_timeout", "resume", "log_dir", "checkpoint_every", "inspect_every"),
+        *of_report,
     )
 
     def __post_init__(self) -> None:
@@ -346,6 +339,16 @@ def draw(folder: Path, pictures: Callable[[], Mapping[str, Figure]]) -> None:
             save(figure, folder / f"{name}.png")
 
 
+def _has_its_report(folder: Path, options: RunOptions) -> bool:
+    """Whether a run was reported on since its last checkpoint, with these options."""
+    try:
+        newer = (folder / REPORT_FILE).stat().st_mtime >= (folder / CHECKPOINT_FILE).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    stored, asked = read_config(folder)["options"], to_json(options)
+    return newer and all(stored.get(name) == asked[name] for name in options.of_report)
+
+
 def train_and_report(
     name: str,
     options: RunOptions,
@@ -356,7 +359,7 @@ def train_and_report(
     group: Group,
     **how: Any,
 ) -> int:
-    """Train, or continue, one run, and report on it when it is done.
+    """Train, or continue, one run, and report on it when it is done; one that is done and reported on stays as it is.
 
     Args:
         name: the launcher's, for the command that resumes.
@@ -372,8 +375,11 @@ def train_and_report(
     """
     begin = time.monotonic()
 
-    def reported(iteration: int) -> None:
-        print(f"iteration {iteration} done, {time.monotonic() - begin:.0f} s")
+    def reported(outcome: Outcome) -> None:
+        if outcome.start == outcome.iteration and _has_its_report(folder, options):
+            print(f"{folder / REPORT_FILE} is up to date; to evaluate otherwise: {command('evaluate', folder)}")
+            return
+        print(f"iteration {outcome.iteration} done, {time.monotonic() - begin:.0f} s")
         with writing(folder):
             report()
             write_report(folder, question_of(options))
@@ -397,5 +403,5 @@ def train_and_report(
                 f"{_how_to_go_on(name, folder)}"
             )
             return 128 + outcome.interrupted
-        group.from_first(lambda: reported(outcome.iteration))
+        group.from_first(lambda: reported(outcome))
         return 0

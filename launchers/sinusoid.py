@@ -61,7 +61,8 @@ class Sinusoid(RunOptions):
     """Folder of another run, such as MAML's, whose fits are drawn below this one's."""
 
     problem_name = "sinusoid"
-    may_change_on_resume = (*RunOptions.may_change_on_resume, "evaluation_repeats", "beside")
+    of_report = (*RunOptions.of_report, "evaluation_repeats", "beside")
+    may_change_on_resume = (*RunOptions.may_change_on_resume, *of_report)
 
     def __post_init__(self) -> None:
         super().__post_init__()

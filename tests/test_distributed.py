@@ -5,6 +5,7 @@ import dataclasses
 import math
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -415,6 +416,34 @@ def test_a_group_that_is_started_again_continues_its_own_run_and_no_other(tmp_pa
     by_hand, _ = run.placed(options, Group(), "navigation", "l2f", 1)
     other, _ = run.placed(dataclasses.replace(options, squared=True), Started(), "navigation", "l2f", 1)
     assert by_hand.resume is None and other.resume is None
+
+
+def test_only_rank_0_reads_the_folder_of_a_resumed_run(tmp_path):
+    run_options = dataclasses.replace(Navigation(), squared=True, rank_timeout=5.0)
+    folder = tmp_path / "on rank 0's host alone"
+    options = run.parse(Navigation(), ["--resume", str(folder)], Second(answers=[run.to_json(run_options)]))
+    assert options.squared and options.log_dir == options.resume == folder
+    assert options.rank_timeout == Navigation().rank_timeout  # The group waits as the command line says.
+
+
+@pytest.mark.parametrize("build", [meta_rl, supervised, classification, latent])
+def test_surplus_ranks_are_named_by_rank_0_alone(build, caplog):
+    experiments = [build(Fake(rank, 9), torch.float32) for rank in range(2)]
+    assert [re.sub(r"\d+", "n", record.getMessage())[:34] for record in caplog.records] == [
+        "n of n ranks have nothing to do: t"
+    ]
+    tasks, shards = (7, 4) if build is meta_rl else (7, 7) if build is supervised else (5, 5)
+    assert f"{9 - shards} of 9 ranks" in caplog.text and f"the {tasks} tasks of a meta-batch" in caplog.text
+    for experiment in experiments:
+        getattr(experiment, "close", lambda: None)()
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("--rank-timeout=7", 7.0), ("--rank_timeout 7", 7.0), ("", 300.0)])
+def test_ranks_meet_with_the_time_out_of_the_command_line(monkeypatch, given, seconds):
+    met = []
+    monkeypatch.setattr(run, "join", lambda timeout: met.append(timeout) or Group())
+    with run.started(Navigation(), given.split()) as (options, _):
+        assert met == [options.rank_timeout] == [seconds]
 
 
 def test_a_group_that_may_be_started_again_needs_a_folder_with_a_name(monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 
 from metarl_l2f.launchers import ant, cheetah_dir, cheetah_vel, evaluate, figures, navigation, rand_params
 from metarl_l2f.training.checkpoint import load
+from metarl_l2f.training.group import Group
 from metarl_l2f.training.metrics import read
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,32 @@ def test_a_cheetah_run_reports_every_task_and_resumes_bit_for_bit(tmp_path, caps
     assert program.main(["--resume", str(broken), "--iterations", "3", "--threads", "2"]) == 0
     ours, theirs = (load(folder / "checkpoint.pt")["experiment"]["learner"] for folder in (broken, unbroken))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_a_finished_run_that_is_started_again_ends_at_once(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    assert train(folder, 2) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+    capsys.readouterr()
+    for restarts in (None, 1):
+        if restarts is None:
+            assert navigation.main(["--resume", str(folder)]) == 0
+        else:  # torchrun starts a group again with the command that it was first started with.
+            monkeypatch.setattr(Group, "restarts", restarts)
+            assert train(folder, 2) == 0
+        out, err = capsys.readouterr()
+        assert "already has 2 iterations" in err and "report.html is up to date; to evaluate otherwise: " in out
+        assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_a_finished_run_is_reported_on_again_with_other_options_or_if_it_was_not(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train(folder, 2) == 0
+    assert navigation.main(["--resume", str(folder), "--evaluation-tasks", "5"]) == 0
+    assert "mean over 5 held-out tasks" in capsys.readouterr().out
+    (folder / "report.html").unlink()
+    assert navigation.main(["--resume", str(folder)]) == 0
+    assert "mean over 4 held-out tasks" in capsys.readouterr().out and (folder / "report.html").exists()
 
 
 def metrics(folder):
