@@ -32,9 +32,9 @@ from metarl_l2f.rl.settings import MetaRLSettings, Method
 from metarl_l2f.rl.workers import WorkerError
 from metarl_l2f.shards import TASKS_PER_SHARD
 from metarl_l2f.training.checkpoint import load as load_checkpoint
-from metarl_l2f.training.config import from_json
+from metarl_l2f.training.config import from_json, to_json
 from metarl_l2f.training.group import Group
-from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, newest
+from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, newest
 from metarl_l2f.training.metrics import Shown
 
 USER_ERRORS: tuple[type[Exception], ...] = (*run.USER_ERRORS, WorkerError)
@@ -71,7 +71,9 @@ class RunOptions(run.DeviceOptions):
 
 
 def load_run(folder: Path, checkpoint: str = "best", threads: int = 1, later_lr_factor: float | None = None) -> MetaRL:
-    """Rebuild a trained experiment from its folder.
+    """Rebuild a trained experiment from its folder: its launcher's environment, never one that a file names.
+
+    gymnasium imports what an id says before a colon, and environments may read files that an argument names.
 
     Args:
         folder: of the run.
@@ -79,18 +81,36 @@ def load_run(folder: Path, checkpoint: str = "best", threads: int = 1, later_lr_
         threads: CPU threads.
         later_lr_factor: of steps beyond the trained ones; by default as in training.
     Raises:
-        ValueError: no run, one that learned from labels instead of rewards, a damaged checkpoint, or one that does not
-            fit the configuration.
+        ValueError: no run, one that learned from labels instead of rewards, an environment that is not its launcher's,
+            a damaged checkpoint, or one that does not fit the configuration.
     """
     config = read_config(folder)
-    if "environment" not in config:
-        raise ValueError(f"{folder} is a run of {config.get('launcher')}.py; give one of reinforcement learning")
-    settings = from_json(MetaRLSettings, config["options"]["settings"])
-    experiment = MetaRL(config["environment"]["id"], settings, config["environment"]["arguments"], threads=threads)
-    experiment.load_state_dict(read_state(checkpoint_of(folder, checkpoint), "environment", config["environment"]))
+    options = _stored_options(folder, config)
+    env, arguments = options.environment()
+    trained_on = {"id": env, "arguments": to_json(arguments)}
+    if config["environment"] != trained_on:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} says that the run was trained on {config['environment']}, but "
+            f"{config['launcher']}.py with the options there trains on {trained_on}; put back what was there"
+        )
+    experiment = MetaRL(env, options.settings, arguments, threads=threads)
+    experiment.load_state_dict(read_state(checkpoint_of(folder, checkpoint), "environment", trained_on))
     if later_lr_factor is not None:
         experiment.learner.inner = dataclasses.replace(experiment.learner.inner, later_lr_factor=later_lr_factor)
     return experiment
+
+
+def _stored_options(folder: Path, config: Mapping[str, Any]) -> RunOptions:
+    """The options of a run; those that another version of its launcher had are left out."""
+    from metarl_l2f.launchers.kinds import REINFORCEMENT  # Here, for that imports every launcher, and they this file.
+
+    launcher = config.get("launcher")
+    if "environment" not in config or launcher not in REINFORCEMENT:
+        raise ValueError(f"{folder} is a run of {launcher}.py; give one of {', '.join(REINFORCEMENT)}")
+    kind = REINFORCEMENT[launcher]
+    known = {field.name for field in dataclasses.fields(kind)}
+    stored: RunOptions = from_json(kind, {name: value for name, value in config["options"].items() if name in known})
+    return stored
 
 
 def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: int) -> tuple[Evaluation, Rollouts, Any]:

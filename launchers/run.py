@@ -43,8 +43,9 @@ Options = TypeVar("Options", bound="RunOptions")
 
 
 def own_cores() -> int:
-    """Cores of this machine for each of the ranks that torchrun started on it; all of them without torchrun."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """Cores that this process may use, for each of the ranks that torchrun started on this machine."""
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return max(1, len(mine) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 @dataclass(frozen=True)

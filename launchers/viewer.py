@@ -5,12 +5,11 @@ from metarl_l2f.program import as_program
 import ipaddress
 import json
 import logging
-import os
 import secrets
 import socket
 import sys
 import webbrowser
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +20,7 @@ from waitress import wasyncore
 from werkzeug.exceptions import HTTPException
 
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import fail, quiet_machine
+from metarl_l2f.launchers.run import fail, own_cores, quiet_machine
 from metarl_l2f.launchers.viewed import Busy, Refused, ViewedRun, Viewer
 
 PAGE = Path(__file__).with_name("viewer.html")
@@ -64,7 +63,7 @@ class Options:
     through ssh instead."""
     open: bool = False
     """Open the page in a browser."""
-    threads: int = os.cpu_count() or 1
+    threads: int = field(default_factory=own_cores)
     """CPU threads; changes no number."""
 
     def __post_init__(self) -> None:

@@ -453,6 +453,13 @@ def test_a_group_that_may_be_started_again_needs_a_folder_with_a_name(monkeypatc
 
 
 def test_each_rank_takes_its_part_of_the_cores(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert run.own_cores() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert run.own_cores() == 2
+
+
+def test_a_process_that_is_confined_to_some_cores_has_as_many_threads():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from metarl_l2f.launchers.run import "
+    code += "own_cores; print(own_cores())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"

@@ -1,14 +1,19 @@
 """Rollouts on environments whose every observation and reward is known."""
 
+import sys
+from functools import partial
+
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
+from metarl_l2f.envs.navigation import Navigation2DVector
 from metarl_l2f.rl.copies import Copies
 from metarl_l2f.rl.sampling import Sampler
-from metarl_l2f.rl.vectorise import vectorise
+from metarl_l2f.rl.vectorise import name_of, vectorise
 
 
 class Counter(gymnasium.Env):
@@ -213,6 +218,69 @@ def test_gymnasiums_own_environments_run_without_their_batched_versions():
     assert 5 < episodes.mask[0, 0].sum() < 15  # always pushing left, the pole soon falls
     with pytest.raises(ValueError, match=r"CartPole-v1 has no sample_tasks\(number, generator\)"):
         sampler.sample_tasks(1, np.random.default_rng(0))
+
+
+@pytest.fixture
+def registered():
+    """An id that only this process knows, of an environment with tasks and an argument."""
+    gymnasium.register("Counter-v0", entry_point=Counter, max_episode_steps=3)
+    yield "Counter-v0"
+    del gymnasium.registry["Counter-v0"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        gymnasium.spec,
+        lambda name: partial(gymnasium.make, name),
+        lambda name: partial(gymnasium.make, id=name),
+        lambda name: partial(gymnasium.make, name, fault="nan"),
+        lambda name: partial(gymnasium.make, gymnasium.spec(name), disable_env_checker=True),
+        lambda name: partial(gymnasium.make_vec, name),
+    ],
+    ids=["spec", "make(id)", "make(id=id)", "arguments", "make(spec)", "make_vec(id)"],
+)
+def test_whatever_names_an_id_is_as_good_as_the_id(source, registered):
+    assert_steps_as_registered(vectorise(source(registered), 2), registered)
+
+
+def test_workers_know_an_id_that_only_this_process_has_registered(registered):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # They need not import this file, and torch with it.
+    try:
+        assert_steps_as_registered(vectorise(partial(gymnasium.make, id=registered), 2, workers=1), registered)
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def assert_steps_as_registered(envs, registered):
+    assert name_of(envs) == registered
+    assert envs.reset(seed=0, options={"task": [2.0, 9.0]})[0].tolist() == [[2.0, 0.0], [9.0, 0.0]]
+    for _ in range(3):
+        *_, terminated, truncated, _ = envs.step(np.zeros((2, 1), np.float32))
+    assert terminated.tolist() == [True, False] and truncated.tolist() == [False, True]  # The id's limit of 3 steps.
+    envs.close()
+
+
+def test_arguments_of_a_partial_and_of_the_caller_come_together():
+    made = partial(gymnasium.make, "metarl_l2f/Navigation2D-v0", horizon=7, goal_range=0.2)
+    envs = vectorise(made, 2, goal_range=0.3)
+    assert isinstance(envs.unwrapped, Navigation2DVector)  # The batched version, as for the id.
+    assert (envs.unwrapped.domain.horizon, envs.unwrapped.domain.goal_range) == (7, 0.3)
+    # A limit of gymnasium's is a wrapper, which the batched version would not have.
+    assert isinstance(vectorise(partial(made, max_episode_steps=3), 2), Copies)
+    assert isinstance(vectorise("metarl_l2f:metarl_l2f/Navigation2D-v0", 2).unwrapped, Navigation2DVector)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (partial(gymnasium.make), TypeError, "makes no environment: missing a required argument: 'id'; give the id"),
+        (partial(gymnasium.make_vec, "CartPole-v1", 4), ValueError, "num_envs of .* cannot be used here"),
+    ],
+)
+def test_a_call_of_gymnasiums_that_makes_no_copies_is_named(source, error, message):
+    with pytest.raises(error, match=message):
+        vectorise(source, 2)
 
 
 def test_a_wrapper_may_bring_the_tasks():

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -274,6 +275,13 @@ def test_what_cannot_be_pickled_is_refused_with_a_way_out():
     lock = threading.Lock()
     with pytest.raises(TypeError, match=r"cannot be sent to worker processes \(TypeError: cannot pickle .*or use work"):
         vectorise(lambda: lock and Drift(), 2, workers=2)
+
+
+def test_systems_without_posix_are_named_where_workers_are_wanted(monkeypatch):
+    monkeypatch.delattr(select, "poll")
+    with pytest.raises(ValueError, match=r"worker processes need a POSIX system, got .*; use workers=0 here"):
+        vectorise(Drift, 2, workers=2)
+    vectorise(Drift, 2).close()
 
 
 def test_workers_end_with_the_object_that_has_them():

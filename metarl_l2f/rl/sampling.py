@@ -185,8 +185,8 @@ def listed(tasks: Any, name: str) -> Any:
     Raises:
         ValueError: they have no order, or a dictionary's arrays differ in length.
     """
-    if isinstance(tasks, np.ndarray | Tensor | Sequence) and not isinstance(tasks, str):
-        return tasks
+    if isinstance(tasks, np.ndarray | Tensor | Sequence) or not hasattr(tasks, "__len__"):
+        return tasks  # What has no length is refused where tasks are counted.
     if isinstance(tasks, Mapping) and all(
         isinstance(rows, np.ndarray | Tensor) and rows.ndim for rows in tasks.values()
     ):

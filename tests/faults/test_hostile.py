@@ -4,11 +4,14 @@ import ast
 import builtins
 import contextlib
 import io
+import json
 import operator
 import os
 import pickle
 import runpy
+import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -17,12 +20,15 @@ import pytest
 import torch
 
 from metarl_l2f.evaluation import load_evaluation
+from metarl_l2f.launchers import evaluate, figures, navigation, play, viewer
 from metarl_l2f.launchers.run import read_config, read_state
 from metarl_l2f.supervised.images import load_images
 from metarl_l2f.supervised.leo import load_embeddings
 from metarl_l2f.supervised.pickles import load_arrays
 from metarl_l2f.training import checkpoint, metrics
 from metarl_l2f.training.loop import newest
+
+from .runs import TINY
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,3 +179,64 @@ def test_no_other_reader_could_run_code():
         "pickles.py: pickle.Unpickler",
         "workers.py: cloudpickle.loads",
     ]
+
+
+# --- A run's configuration ---
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny run of 2D navigation."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = ["--iterations", "1", "--evaluation-tasks", "2", "--log-dir", str(folder)]
+    assert navigation.main([*TINY, *arguments]) == 0
+    return folder
+
+
+def with_environment(trained, folder, change):
+    """A copy of the run whose configuration says something else of its environment, or of its launcher."""
+    shutil.copytree(trained, folder)
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+CHANGES = {
+    "a module": lambda config: config["environment"].update(id="hostile_canary:metarl_l2f/Navigation2D-v0"),
+    "another environment": lambda config: config["environment"].update(id="CartPole-v1"),
+    "an argument": lambda config: config["environment"]["arguments"].update(render_mode="rgb_array"),
+    "an entry point": lambda config: config["environment"]["arguments"].update(entry_point="hostile_canary:make"),
+    "another value": lambda config: config["environment"]["arguments"].update(goal_range=3.0),
+    "no dictionary": lambda config: config.update(environment="hostile_canary:metarl_l2f/Navigation2D-v0"),
+    "an unknown launcher": lambda config: config.update(launcher="hostile_canary"),
+}
+READERS = {
+    "evaluate": lambda run: evaluate.main([run, "--tasks", "2", "--episodes", "2"]),
+    "play": lambda run: play.main([run, "--out", f"{run}/film.gif"]),
+    "viewer": lambda run: viewer.main([run, "--port", "0"]),
+    "figures": lambda run: figures.main([run, "--out", f"{run}/pictures"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_configuration_makes_no_reader_import_or_build_what_its_launcher_does_not(
+    change, trained, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "hostile_canary.py").write_text("import metarl_l2f\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = with_environment(trained, tmp_path / "run", CHANGES[change])
+    for name, reader in READERS.items():
+        assert reader(str(run)) == 2, name
+        said = capsys.readouterr().err
+        assert "error: " in said and ("put back what was there" in said or "hostile_canary" in said), said
+        assert "hostile_canary" not in sys.modules
+
+
+def test_options_of_other_versions_keep_no_run_from_being_evaluated(trained, tmp_path):
+    def change(config):
+        config["options"]["an_option_of_another_version"] = 1
+        del config["options"]["rank_timeout"]
+
+    run = with_environment(trained, tmp_path / "run", change)
+    assert READERS["evaluate"](str(run)) == 0
