@@ -1,6 +1,7 @@
 """Gradient-based meta-learning in PyTorch, reinforcement learning first: Learning to Forget (L2F) and MAML.
 
-Importing the package registers its environments with gymnasium, for example "metarl_l2f/Navigation2D-v0".
+Importing the package registers its environments with gymnasium, for example "metarl_l2f/Navigation2D-v0"; without an
+import, gymnasium.make("metarl_l2f:metarl_l2f/Navigation2D-v0") does it too.
 """
 
 import metarl_l2f.program  # noqa: F401, for what it does while the rest is imported, which takes seconds
