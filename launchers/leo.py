@@ -21,7 +21,8 @@ from metarl_l2f.launchers.run import (
     started,
     train_and_report,
 )
-from metarl_l2f.supervised.leo import PUBLISHED, LEOExperiment, LEOSettings, load_embeddings
+from metarl_l2f.supervised.embeddings import load_embeddings
+from metarl_l2f.supervised.leo_experiment import PUBLISHED, LEOExperiment, LEOSettings
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command
 from metarl_l2f.training.group import Group

@@ -29,9 +29,10 @@ from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion
 from metarl_l2f.shards import Share
 from metarl_l2f.supervised.classification import Classifier, ImageProblem
+from metarl_l2f.supervised.embeddings import SPLITS, Embeddings
 from metarl_l2f.supervised.episodes import Images, Shape
 from metarl_l2f.supervised.experiment import MetaSupervised
-from metarl_l2f.supervised.leo import SPLITS, Embeddings, LEOExperiment, LEOSettings
+from metarl_l2f.supervised.leo_experiment import LEOExperiment, LEOSettings
 from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem
 from metarl_l2f.training.group import Group, RankError, StoppedError, join

@@ -16,7 +16,8 @@ import torch
 
 from metarl_l2f import MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.launchers import cheetah_dir, navigation, sinusoid
-from metarl_l2f.supervised.leo import Embeddings, LEOExperiment, LEOSettings
+from metarl_l2f.supervised.embeddings import Embeddings
+from metarl_l2f.supervised.leo_experiment import LEOExperiment, LEOSettings
 from metarl_l2f.training.metrics import read
 
 ROOT = Path(__file__).parents[1]

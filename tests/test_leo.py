@@ -12,22 +12,11 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from metarl_l2f.core import Attenuation, embed
-from metarl_l2f.supervised import leo
+from metarl_l2f.supervised import leo, leo_experiment
+from metarl_l2f.supervised.embeddings import SPLITS, Embeddings, draw_tasks, load_embeddings, save_embeddings
 from metarl_l2f.supervised.episodes import Shape
-from metarl_l2f.supervised.leo import (
-    LEO,
-    PUBLISHED,
-    Embeddings,
-    Gaussian,
-    LEOExperiment,
-    LEOSettings,
-    Noise,
-    draw_noise,
-    draw_tasks,
-    load_embeddings,
-    no_noise,
-    save_embeddings,
-)
+from metarl_l2f.supervised.leo import Gaussian, Noise
+from metarl_l2f.supervised.leo_experiment import LEO, PUBLISHED, LEOExperiment, LEOSettings, draw_noise, no_noise
 from metarl_l2f.training import checkpoint
 from metarl_l2f.training.checkpoint import CheckpointError
 
@@ -64,7 +53,7 @@ def data(classes=6, rows=8, size=SIZE, spread=0.3, seed=0):
 
 
 def splits(**changes):
-    return {split: data(seed=10 * i, **changes) for i, split in enumerate(leo.SPLITS)}
+    return {split: data(seed=10 * i, **changes) for i, split in enumerate(SPLITS)}
 
 
 def instance(settings=TINY):
@@ -117,7 +106,7 @@ def test_files_in_the_published_format_are_read_class_by_class_and_normalised(tm
 
 def test_what_is_saved_is_the_published_format_and_reads_back(tmp_path):
     vectors = random().standard_normal((4, 7))
-    for split in leo.SPLITS:
+    for split in SPLITS:
         names = [f"{split}_{name}" for name in ("dog", "aquarium_fish", "dog", "cat")]
         path = save_embeddings(tmp_path / "set" / "center", split, vectors, names)
     assert path == tmp_path / "set" / "center" / "test_embeddings.pkl"
@@ -154,7 +143,7 @@ GOOD = {"keys": PUBLISHED_KEYS, "embeddings": np.ones((3, 2), np.float32)}
     ],
 )
 def test_a_file_of_another_format_is_named_with_what_it_holds(tmp_path, content, found):
-    for split in leo.SPLITS:
+    for split in SPLITS:
         write(tmp_path / f"{split}_embeddings.pkl", GOOD)
     write(tmp_path / "val_embeddings.pkl", content)
     with pytest.raises(ValueError, match=found) as error:
@@ -175,7 +164,7 @@ def test_a_file_of_another_format_is_named_with_what_it_holds(tmp_path, content,
     ],
 )
 def test_classes_with_hyphens_stay_apart_and_keep_their_names(tmp_path, names):
-    for split in leo.SPLITS:
+    for split in SPLITS:
         save_embeddings(tmp_path, split, np.eye(4), [f"{name}{split}" for name in (*names, *names)])
     for split, data in load_embeddings(tmp_path).items():
         assert set(data.classes) == {f"{name}{split}" for name in names}
@@ -185,13 +174,13 @@ def test_classes_with_hyphens_stay_apart_and_keep_their_names(tmp_path, names):
 
 
 def test_hyphens_are_sorted_like_the_underscores_of_older_files(tmp_path):
-    for split in leo.SPLITS:
+    for split in SPLITS:
         save_embeddings(tmp_path, split, np.eye(3), [f"{split} {name}" for name in ("YI", "Y-CREE", "YA")])
     assert load_embeddings(tmp_path)["val"].classes == ("val YA", "val YI", "val Y-CREE")  # as with Y_CREE
 
 
 def write_keys(root, keys):
-    for number, split in enumerate(leo.SPLITS):
+    for number, split in enumerate(SPLITS):
         keys_here = [key.format(split) for key in keys]
         write(
             root / f"{split}_embeddings.pkl", {"keys": keys_here, "embeddings": np.full((len(keys), 2), number + 1.0)}
@@ -236,21 +225,21 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_splits_of_different_sizes_are_refused(tmp_path):
-    for split, size in zip(leo.SPLITS, (4, 4, 3), strict=True):
+    for split, size in zip(SPLITS, (4, 4, 3), strict=True):
         save_embeddings(tmp_path, split, np.ones((2, size)), ["a", "b"])
     with pytest.raises(ValueError, match=r"sizes differ: \{'train': 4, 'val': 4, 'test': 3\}"):
         load_embeddings(tmp_path)
 
 
 def test_splits_that_share_a_class_are_refused(tmp_path):
-    for split, names in zip(leo.SPLITS, (["a", "b"], ["c", "d"], ["e", "b"]), strict=True):
+    for split, names in zip(SPLITS, (["a", "b"], ["c", "d"], ["e", "b"]), strict=True):
         save_embeddings(tmp_path, split, np.ones((2, 3)), names)
     with pytest.raises(ValueError, match=r"train_embeddings\.pkl and .*test_embeddings\.pkl share the class 'b'"):
         load_embeddings(tmp_path)
 
 
 def test_a_file_with_too_few_rows_of_a_class_is_named(tmp_path):
-    for split in leo.SPLITS:
+    for split in SPLITS:
         save_embeddings(tmp_path, split, np.ones((4, 3)), [f"{split} {c}" for c in "aabb"])
     with pytest.raises(ValueError, match=r"'train a' in train of .*train_embeddings\.pkl has 2"):
         LEOExperiment(load_embeddings(tmp_path), dataclasses.replace(TINY, ways=2, shots=1, queries=2))
@@ -414,16 +403,16 @@ def test_the_meta_loss_weighs_its_terms():
     settings = dataclasses.replace(TINY, kl=10.0, encoder_penalty=100.0, l2=0.0, orthogonality=1.0)
     terms = [torch.tensor([1.0, 3.0]), torch.zeros(2, 1), torch.tensor([0.1, 0.3]), torch.tensor([0.04, 0.02])]
     params = {"decoder": torch.tensor([[3.0, 0.0], [1.0, 1.0]])}
-    loss = leo.meta_loss(leo.Outcome(*terms, torch.zeros(2, 0)), params, settings)
+    loss = leo_experiment.meta_loss(leo.Outcome(*terms, torch.zeros(2, 0)), params, settings)
     assert loss.item() == pytest.approx(2 + 10 * 0.2 + 100 * 0.03 + 0.25)
 
 
 def test_clipping_cuts_entries_and_then_the_norm():
     # (3, 0.05) → (0.1, 0.05), of norm 0.05 √5 → times 0.1 / that
-    clipped = leo.clip(torch.tensor([3.0, 0.05]), 0.1)
+    clipped = leo_experiment.clip(torch.tensor([3.0, 0.05]), 0.1)
     torch.testing.assert_close(clipped, torch.tensor([2.0, 1.0]) * 0.1 / 5**0.5)
-    assert leo.clip(torch.tensor([-0.03, 0.04]), 0.1).tolist() == pytest.approx([-0.03, 0.04])
-    assert leo.clip(torch.zeros(2), 0.1).tolist() == [0.0, 0.0]
+    assert leo_experiment.clip(torch.tensor([-0.03, 0.04]), 0.1).tolist() == pytest.approx([-0.03, 0.04])
+    assert leo_experiment.clip(torch.zeros(2), 0.1).tolist() == [0.0, 0.0]
 
 
 # One task
@@ -518,7 +507,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(method):
 
     def objective():
         outcome = leo.assess(model.params, model.l2f, 3, task, noise)
-        return leo.meta_loss(outcome, model.params, settings)
+        return leo_experiment.meta_loss(outcome, model.params, settings)
 
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     gradients = dict(zip(parameters, torch.autograd.grad(objective(), parameters.values()), strict=True))
@@ -683,7 +672,7 @@ def test_validation_repeats_and_changes_nothing():
 def test_evaluation_scores_every_task_alike_however_many_are_held_at_once(monkeypatch):
     experiment = LEOExperiment(splits(), TINY)
     many = experiment.evaluate("test", 7, seed=3)
-    monkeypatch.setattr(leo, "TASKS_AT_ONCE", 3)
+    monkeypatch.setattr(leo_experiment, "TASKS_AT_ONCE", 3)
     assert many.shape == (7, 5)
     np.testing.assert_allclose(experiment.evaluate("test", 7, seed=3), many)
     np.testing.assert_allclose(experiment.evaluate("test", 2, seed=3), many[:2])

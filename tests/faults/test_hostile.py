@@ -22,8 +22,8 @@ import torch
 from metarl_l2f.evaluation import load_evaluation
 from metarl_l2f.launchers import evaluate, figures, navigation, play, viewer
 from metarl_l2f.launchers.run import read_config, read_state
+from metarl_l2f.supervised.embeddings import load_embeddings
 from metarl_l2f.supervised.images import load_images
-from metarl_l2f.supervised.leo import load_embeddings
 from metarl_l2f.supervised.pickles import load_arrays
 from metarl_l2f.training import checkpoint, metrics
 from metarl_l2f.training.loop import newest

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from metarl_l2f.supervised.leo import load_embeddings
+from metarl_l2f.supervised.embeddings import load_embeddings
 
 from . import promises
 

@@ -1,0 +1,320 @@
+"""A LEO run: settings, meta-parameters, and the object that iterates, validates and evaluates (equations: leo.py)."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from ..checks import check_finite, check_numbers
+from ..core import L2F, Attenuation, Params
+from ..shards import Share, rows_of
+from ..training.checkpoint import load_into
+from ..training.group import Group
+from ..training.seeding import Stream, generator, torch_generator
+from .embeddings import Embeddings, draw_tasks
+from .episodes import Shape, Split, Task
+from .leo import Noise, Outcome, assess, regulariser
+
+logger = logging.getLogger(__name__)
+
+Method = Literal["l2f", "leo"]
+
+TASKS_AT_ONCE = 100
+"""Tasks that validation and evaluation hold in memory together."""
+
+_WEIGHTS = ("lr", "l2", "orthogonality", "dropout", "kl", "encoder_penalty")
+PUBLISHED: Mapping[tuple[str, int], Mapping[str, float]] = {
+    case: dict(zip(_WEIGHTS, values, strict=True))
+    for case, values in {
+        ("miniImageNet", 1): (2.739071e-4, 3.623413e-10, 0.188103, 0.307651, 0.756143, 5.756821e-6),
+        ("miniImageNet", 5): (4.102361e-4, 8.540338e-9, 1.523998e-3, 0.300299, 0.466387, 2.661608e-7),
+        ("tieredImageNet", 1): (8.659053e-4, 4.148858e-10, 5.451078e-3, 0.475126, 2.034189e-3, 8.302962e-5),
+        ("tieredImageNet", 5): (6.110314e-4, 1.690399e-10, 2.481216e-2, 0.415158, 1.622811, 2.672450e-5),
+    }.items()
+}
+"""What the released code's authors found best for it, by data set and shots, as fields of `LEOSettings`."""
+
+
+@dataclass(frozen=True)
+class LEOSettings:
+    """Everything that changes the numbers of a LEO run; weights of losses as published for miniImageNet, 1 shot."""
+
+    method: Method = "l2f"
+    """`l2f`: LEO + L2F; or `leo`: the same code without attenuation."""
+    seed: int = 1
+    """Seed of everything random."""
+    ways: int = 5
+    """Classes N per task."""
+    shots: int = 1
+    """Support images K per class."""
+    queries: int = 15
+    """Query images per class."""
+    tasks_per_batch: int = 12
+    """Tasks per meta-iteration."""
+    validation_tasks: int = 200
+    """Tasks of every validation, always the same."""
+    latent_size: int = 64
+    """Numbers H in a latent code."""
+    inner_steps: int = 5
+    """Gradient steps k on the latent codes."""
+    finetuning_steps: int = 5
+    """Gradient steps f on the weights, after those."""
+    latent_lr: float = 1.0
+    """Where the step sizes α of the codes start, learned, one per entry of a code."""
+    finetuning_lr: float = 0.001
+    """Where the step sizes α′ of the weights start, learned, one per entry of an embedding."""
+    kl: float = 0.756143
+    """Weight β of the codes' KL divergence from the standard normal."""
+    encoder_penalty: float = 5.756821e-6
+    """Weight γ of the squared distance from the first codes to the last."""
+    l2: float = 3.623413e-10
+    """Weight λ₁ of the squared weights of encoder, relation network and decoder."""
+    orthogonality: float = 0.188103
+    """Weight λ₂ of the decoder's rows being correlated."""
+    dropout: float = 0.307651
+    """Chance of an embedding's entry to be dropped in training, anew for the encoder and every loss."""
+    lr: float = 2.739071e-4
+    """Step size of Adam."""
+    clip: float = 0.1
+    """Bound on the entries, then on the norm, of each meta-parameter's gradient."""
+    attenuation: Attenuation = field(
+        default_factory=lambda: Attenuation(scope="filter", embedding="standardised", initial_gamma=0.9)
+    )
+    """How L2F attenuates; ignored by LEO. Scope `filter` is one γ per class. At wider scopes every task has the same γ:
+    cross-entropy's gradient sums to 0 over the classes, so the embedding is 0. The mean over a class's D entries is
+    small: unless `standardised`, γ hardly differs from task to task."""
+
+    def __post_init__(self) -> None:
+        for name in ("ways", "shots", "queries", "tasks_per_batch", "validation_tasks", "latent_size", "inner_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.finetuning_steps < 0:
+            raise ValueError(f"finetuning_steps must be 0 or more, got {self.finetuning_steps}")
+        check_numbers(self, "[0, inf)", "kl", "encoder_penalty", "l2", "orthogonality")
+        check_numbers(self, "(0, inf)", "latent_lr", "finetuning_lr", "lr", "clip")
+        check_numbers(self, "[0, 1)", "dropout")
+        if self.method not in get_args(Method):
+            raise ValueError(f"method must be 'l2f' or 'leo', got {self.method!r}")
+        if self.attenuation.conditioning not in ("gradient", "none"):
+            raise ValueError(
+                f"LEO's tasks bring no prototypes: the attenuation's conditioning must be 'gradient' or 'none', got "
+                f"{self.attenuation.conditioning!r}"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """What an episode consists of."""
+        return Shape(self.ways, self.shots, self.queries)
+
+
+class LEO(nn.Module):
+    """The meta-parameters: encoder, relation network and decoder, linear and without biases, step sizes, and L2F's φ.
+
+    Args:
+        size: of an embedding, D.
+        settings: of the run.
+    """
+
+    def __init__(self, size: int, settings: LEOSettings) -> None:
+        super().__init__()
+        s, latent_size = settings, settings.latent_size
+        random = torch_generator(s.seed, Stream.INIT)
+
+        def glorot(rows: int, columns: int) -> nn.Parameter:
+            return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, columns), generator=random))
+
+        self.encoder = glorot(size, latent_size)
+        self.relation = nn.ParameterList(glorot(2 * latent_size, 2 * latent_size) for _ in range(3))
+        self.decoder = glorot(latent_size, 2 * size)
+        self.latent_lr = nn.Parameter(torch.full((latent_size,), s.latent_lr))
+        self.finetuning_lr = nn.Parameter(torch.full((size,), s.finetuning_lr))
+        # Every task decodes its own classifier: of this one, L2F needs the name and shape only.
+        classifier = nn.ParameterDict({"weights": nn.Parameter(torch.zeros(s.ways, size))})
+        self.l2f = L2F(classifier, s.attenuation, generator=random) if s.method == "l2f" else None
+        classifier.requires_grad_(False)
+
+    @property
+    def params(self) -> Params:
+        """LEO's own parameters, by name."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith("l2f.")}
+
+
+def draw_noise(settings: LEOSettings, size: int, random: np.random.Generator) -> Noise:
+    """The noise of one meta-batch of embeddings of a size D, stacked over tasks."""
+    s, keep = settings, 1 - settings.dropout
+
+    def normal(*shape: int) -> Tensor:
+        return torch.from_numpy(random.standard_normal((s.tasks_per_batch, *shape), dtype=np.float32))
+
+    def mask(*shape: int) -> Tensor:
+        kept = random.random((s.tasks_per_batch, *shape), dtype=np.float32) < keep
+        return torch.from_numpy(kept / np.float32(keep))
+
+    return Noise(
+        normal(s.ways, s.latent_size),
+        normal(s.inner_steps + 1, s.ways, size),
+        mask(1 + s.inner_steps + s.finetuning_steps, s.ways * s.shots, size),
+        mask(s.ways * s.queries, size),
+    )
+
+
+def no_noise(settings: LEOSettings) -> Noise:
+    """The noise of evaluation, for every task: means instead of samples, and nothing dropped."""
+    steps = settings.inner_steps + settings.finetuning_steps
+    return Noise(
+        torch.zeros(1, 1), torch.zeros(settings.inner_steps + 1, 1, 1), torch.ones(1 + steps, 1, 1), torch.ones(1, 1)
+    )
+
+
+def meta_loss(outcome: Outcome, params: Params, settings: LEOSettings) -> Tensor:
+    """Mean over tasks of L^val + β KL + γ ‖stopgrad(z′) − z‖², plus R (the released code's `_build`)."""
+    s = settings
+    tasks = outcome.query_loss + s.kl * outcome.kl + s.encoder_penalty * outcome.penalty
+    return tasks.mean() + regulariser(params, s.l2, s.orthogonality)
+
+
+def clip(gradient: Tensor, bound: float) -> Tensor:
+    """One meta-parameter's gradient, its entries cut at ±bound, then its norm (the code's `_clip_gradients`)."""
+    cut = gradient.clamp(-bound, bound)
+    return cut * (bound / cut.norm()).clamp_max(1)
+
+
+class LEOExperiment:
+    """Meta-trains LEO, or LEO + L2F, on the tasks of an embedded data set.
+
+    Args:
+        data: by split, as `load_embeddings` reads it.
+        settings: everything that changes the numbers.
+        device: where to compute.
+        group: the processes that share every batch of training tasks; by default this one alone.
+    Raises:
+        ValueError: a split has too few classes, or too few embeddings of one.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[Split, Embeddings],
+        settings: LEOSettings | None = None,
+        device: torch.device | str = "cpu",
+        group: Group | None = None,
+    ) -> None:
+        self.settings = s = settings or LEOSettings()
+        self.share = Share(s.tasks_per_batch, group)
+        self.share.warn_of_idle("make tasks_per_batch larger")
+        for split, embeddings in data.items():
+            s.shape.check(embeddings, split)
+        self.device = torch.device(device)
+        self.data = {split: replace(part, vectors=part.vectors.to(device)) for split, part in data.items()}
+        self.size = self.data["train"].vectors.shape[1]
+        self.model = LEO(self.size, s).to(device)
+        self.optimiser = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=s.lr)
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """One step of Adam on a batch of training tasks; returns its metrics."""
+        begin, s = time.perf_counter(), self.settings
+        drawn = self._draw("train", generator(s.seed, Stream.TASKS, iteration), s.tasks_per_batch)
+        noises = draw_noise(s, self.size, generator(s.seed, Stream.DATA, iteration))
+        tasks, noise = rows_of((drawn, noises), self.share.rows)
+        outcome = self._assess(tasks, Noise(*(part.to(self.device) for part in noise)), 0)
+        loss = meta_loss(outcome, self.model.params, s)
+        means = {
+            "loss": loss.detach(),
+            "loss/query": outcome.query_loss.mean(),
+            "loss/kl": outcome.kl.mean(),
+            "loss/encoder_penalty": outcome.penalty.mean(),
+            **_by_step(outcome.accuracy),
+        }
+        # Before the update: a γ that is learned freely is the very parameter that the update moves.
+        metrics = {tag: mean.item() for tag, mean in self.share.mean(means).items()}
+        metrics |= self._gammas(self.share.gather(outcome.gamma))
+        norm = self._update(loss)
+        check_finite(self.model.state_dict(), iteration, "a smaller lr")
+        if not math.isfinite(norm):
+            logger.warning("iteration %d: the update was rejected: its gradient is not finite", iteration)
+        return metrics | {"gradient_norm": norm, "time/iteration": time.perf_counter() - begin}
+
+    def validate(self, iteration: int) -> dict[str, float]:
+        """Accuracies before adaptation and after every step on the run's validation tasks, the same at every call."""
+        s = self.settings
+        accuracies = self._accuracies("val", generator(s.seed, Stream.VALIDATION, 0), s.validation_tasks)
+        return {f"validation/{tag}": value.item() for tag, value in _by_step(accuracies).items()}
+
+    def evaluate(self, split: Split, tasks: int, seed: int) -> np.ndarray:
+        """Accuracies on tasks that training never draws, with means instead of samples, without learning.
+
+        Args:
+            split: whose classes.
+            tasks: how many; the first of them are the same for any number.
+            seed: of the tasks.
+        Returns:
+            (tasks, 1 + k + f): of the decoded classifier, after 1 … k latent steps, after 1 … f fine-tuning steps.
+        Raises:
+            ValueError: there are no tasks.
+        """
+        if tasks < 1:
+            raise ValueError(f"tasks must be a positive number of tasks, got {tasks}")
+        return self._accuracies(split, generator(seed, Stream.EVALUATION, 0), tasks).numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The meta-parameters, and Adam's state."""
+        return {"model": dict(self.model.state_dict()), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state.
+
+        Raises:
+            CheckpointError: the state belongs to other embeddings, settings or another method.
+        """
+        load_into(self.model, state.get("model", {}), "embeddings, settings or another method")
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def _draw(self, split: Split, random: np.random.Generator, number: int) -> Task:
+        return draw_tasks(self.data[split], self.settings.shape, random, number)
+
+    def _assess(self, tasks: Task, noise: Noise, noise_axis: int | None) -> Outcome:
+        params, l2f, ways = self.model.params, self.model.l2f, self.settings.ways
+        one = partial(assess, params, l2f, ways)
+        return vmap(one, in_dims=(0, noise_axis))(tasks, noise)
+
+    def _update(self, loss: Tensor) -> float:
+        """One clipped step of Adam, unless the gradient is not finite; returns its norm before clipping."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        moved = [p for p in self.model.parameters() if p.grad is not None]
+        gradients = dict(zip(moved, self.share.mean([p.grad for p in moved]), strict=True))
+        norm = float(torch.cat([g.flatten() for g in gradients.values()]).norm())
+        if math.isfinite(norm):
+            for parameter, gradient in gradients.items():
+                parameter.grad = clip(gradient, self.settings.clip)
+            self.optimiser.step()
+        return norm
+
+    @torch.no_grad()
+    def _accuracies(self, split: Split, random: np.random.Generator, number: int) -> Tensor:
+        noise = Noise(*(part.to(self.device) for part in no_noise(self.settings)))
+        parts = []
+        for done in range(0, number, TASKS_AT_ONCE):
+            tasks = self._draw(split, random, min(TASKS_AT_ONCE, number - done))
+            parts.append(self._assess(tasks, noise, None).accuracy)
+        return torch.cat(parts).cpu()
+
+    def _gammas(self, gamma: Tensor) -> dict[str, float]:
+        """Mean of γ, and its standard deviation over tasks."""
+        if self.model.l2f is None:
+            return {}
+        entries = self.model.l2f.gammas_by_tensor(gamma)["weights"]
+        spread = entries.std(0, unbiased=False).mean()
+        return {"gamma/weights/mean": entries.mean().item(), "gamma/weights/std": spread.item()}
+
+
+def _by_step(accuracies: Tensor) -> dict[str, Tensor]:
+    """Means over tasks of accuracies (tasks, 1 + k + f)."""
+    return {f"accuracy/step_{step}": mean for step, mean in enumerate(accuracies.mean(0))}
