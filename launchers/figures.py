@@ -30,7 +30,9 @@ from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_confi
 from metarl_l2f.methods import label_of
 from metarl_l2f.report import EVALUATION_FILE
 from metarl_l2f.training import metrics
+from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command, flat, from_json
+from metarl_l2f.training.loop import CHECKPOINT_FILE
 from metarl_l2f.training.seeding import Stream, generator
 
 FACTORS = tuple(round(0.1 * number, 1) for number in range(1, 11))
@@ -322,11 +324,19 @@ def numbers(methods: Mapping[str, Method], score: str) -> list[list[object]]:
     return rows
 
 
+def lacks(run: Path, log: Log) -> str | None:
+    """What a run's metrics lack of what its checkpoint counts, if anything."""
+    every = read_config(run)["options"].get("log_every", 1)
+    lacking = metrics.gap(log, load_checkpoint(run / CHECKPOINT_FILE)["iteration"], every)
+    return lacking and f"{run}: {lacking}, and its curve with it"
+
+
 def notes(methods: Mapping[str, Method]) -> list[str]:
     """What whoever looks at the pictures must know."""
     found = []
     for label, method in methods.items():
-        lengths = {log[-1]["iteration"] for log in method.logs}
+        found += [lacking for run, log in zip(method.runs, method.logs, strict=True) if (lacking := lacks(run, log))]
+        lengths = {log[-1]["iteration"] if log else 0 for log in method.logs}
         if len(lengths) > 1:
             found.append(f"runs of {label} differ in length: {min(lengths)} to {max(lengths)} meta-iterations")
     if missing := unseen(methods):

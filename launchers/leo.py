@@ -15,6 +15,7 @@ from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers.run import (
     USER_ERRORS,
     RunOptions,
+    checkpoint_of,
     draw,
     fail,
     placed,
@@ -26,7 +27,6 @@ from metarl_l2f.supervised.leo_experiment import PUBLISHED, LEOExperiment, LEOSe
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command
 from metarl_l2f.training.group import Group
-from metarl_l2f.training.loop import BEST_FILE
 
 NAME = "leo"
 
@@ -125,7 +125,7 @@ def launch(options: LEORun, folder: Path, group: Group) -> int:
         draw(folder, lambda: {"learning_curve": learning_curve([folder], score="validation/accuracy")})
         if not options.evaluation_tasks:
             return
-        experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
+        experiment.load_state_dict(load_checkpoint(checkpoint_of(folder, "best"))["experiment"])
         evaluation = options.evaluate(experiment, settings.seed)
         evaluation.save(folder / "evaluation.json")
         print(evaluation.table())

@@ -34,7 +34,7 @@ from metarl_l2f.shards import TASKS_PER_SHARD
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, to_json
 from metarl_l2f.training.group import Group
-from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, newest
+from metarl_l2f.training.loop import CONFIG_FILE
 from metarl_l2f.training.metrics import Shown
 
 USER_ERRORS: tuple[type[Exception], ...] = (*run.USER_ERRORS, WorkerError)
@@ -185,12 +185,6 @@ def launch(name: str, options: RunOptions, group: Group) -> int:
         tasks_per_shard=options.tasks_per_shard,
     )
     config = {"environment": {"id": env, "arguments": arguments}}
-
-    def check_environment() -> None:
-        if options.resume is not None and (folder / CHECKPOINT_FILE).exists():
-            read_state(newest(folder), "environment", config["environment"])
-
-    group.from_first(check_environment)
     print(f"{label_of(settings.method)} on {env}, seed {settings.seed}; writing to {folder}")
     score = f"return/step_{settings.inner.inner_steps}"
     try:
@@ -216,7 +210,7 @@ def report(experiment: MetaRL, folder: Path, options: RunOptions) -> None:
     draw(folder, lambda: {"learning_curve": learning_curve([folder])})
     if not options.evaluation_tasks:
         return
-    experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
+    experiment.load_state_dict(load_checkpoint(checkpoint_of(folder, "best"))["experiment"])
     settings = options.settings
     evaluation, rollouts, tasks = evaluate(
         experiment, options.evaluation_tasks, settings.episodes_per_task, options.evaluation_steps, settings.seed

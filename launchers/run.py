@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -30,9 +30,18 @@ from metarl_l2f.figures import gamma_heatmap, save
 from metarl_l2f.report import REPORT_FILE, write_report
 from metarl_l2f.training.checkpoint import CheckpointError, writing
 from metarl_l2f.training.checkpoint import load as load_checkpoint
-from metarl_l2f.training.config import command, from_json, provenance, to_json
+from metarl_l2f.training.config import command, flat, from_json, provenance, to_json
 from metarl_l2f.training.group import Group, RankError, StoppedError, join
-from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, Experiment, Outcome, optional, train
+from metarl_l2f.training.loop import (
+    BEST_FILE,
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    Experiment,
+    Outcome,
+    newest,
+    optional,
+    train,
+)
 from metarl_l2f.training.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -162,12 +171,19 @@ def parse(default: Options, arguments: list[str] | None = None, group: Group | N
     arguments = sys.argv[1:] if arguments is None else arguments
     resumed = _resumed_folder(arguments)
     if resumed is not None:
-        stored = (group or Group()).from_first(lambda: read_config(resumed)["options"])
-        default = dataclasses.replace(from_json(type(default), stored), rank_timeout=default.rank_timeout)
+        stored = (group or Group()).from_first(lambda: _resumed_options(resumed, _launcher_of(default)))
+        default = dataclasses.replace(
+            from_json(type(default), stored), rank_timeout=default.rank_timeout, log_dir=resumed, resume=resumed
+        )
     elif method := _value_of("--method", arguments):
         default = default.with_method(method)
     options = tyro.cli(type(default), default=default, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     if resumed is not None:
+        if options.log_dir is not None and options.log_dir.resolve() != resumed.resolve():
+            raise ValueError(
+                f"a resumed run stays in its own folder, {resumed}, but log_dir is {options.log_dir}; drop --log-dir, "
+                "or resume a copy"
+            )
         options = dataclasses.replace(options, log_dir=resumed, resume=resumed)
         if changed := _changed(default, options):
             raise ValueError(
@@ -184,8 +200,25 @@ def _changed(before: RunOptions, now: RunOptions) -> list[str]:
 
 
 def _resumed_folder(arguments: list[str]) -> Path | None:
-    value = _value_of("--resume", arguments)
-    return None if value is None else Path(value)
+    values = _values_of("--resume", arguments)
+    if len(values) > 1:
+        raise ValueError(f"resume must be given once, got {' and '.join(map(str, values))}; name one run")
+    return Path(values[0]) if values and values[0] is not None else None
+
+
+def _launcher_of(options: RunOptions) -> str:
+    """The name of the launcher whose options these are: that of the file which defines them."""
+    return Path(inspect.getfile(type(options))).stem
+
+
+def _resumed_options(run: Path, launcher: str) -> dict[str, Any]:
+    """The stored options of a run that a launcher made."""
+    config = read_config(run)
+    if (made_by := str(config.get("launcher"))) != launcher:
+        raise ValueError(
+            f"{run} is a run of {made_by}.py, not of {launcher}.py; go on with: {command(made_by, '--resume', run)}"
+        )
+    return config["options"]
 
 
 def _rank_timeout(default: RunOptions, arguments: list[str]) -> float:
@@ -198,12 +231,18 @@ def _rank_timeout(default: RunOptions, arguments: list[str]) -> float:
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
-    """The value of a flag on the command line, as `--flag value` or `--flag=value`; None without it."""
+    """The value of a flag on the command line; None without it. Of several the last one counts, as for the parser."""
+    return (_values_of(flag, arguments) or [None])[-1]
+
+
+def _values_of(flag: str, arguments: list[str]) -> list[str | None]:
+    """The values of a flag on the command line, each as `--flag value` or `--flag=value`."""
+    values = []
     for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         name, assigned, value = argument.partition("=")
         if name.replace("_", "-") == flag:
-            return value if assigned else following
-    return None
+            values.append(value if assigned else following)
+    return values
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -225,21 +264,41 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def checkpoint_of(run: Path, checkpoint: str) -> Path:
-    """The file of a run's `best` checkpoint by validation (`latest` where none was validated yet), or the `latest`."""
-    best = Path(run) / BEST_FILE
-    return best if checkpoint == "best" and best.exists() else Path(run) / CHECKPOINT_FILE
+    """The file of a run's `best` checkpoint by validation, or of its `latest`.
+
+    Where no validation was done yet, the best is the latest, which a warning says.
+
+    Raises:
+        CheckpointError: the best one is gone.
+    """
+    best, latest = Path(run) / BEST_FILE, Path(run) / CHECKPOINT_FILE
+    if checkpoint != "best":
+        return latest
+    if not best.exists():
+        content = load_checkpoint(latest)
+        if ranking := content.get("ranking"):
+            raise CheckpointError(
+                f"{best} is missing, though the validation after iteration {ranking[0]['iteration']} was the best; put "
+                f"it back, or copy {CHECKPOINT_FILE} there to take the latest, of iteration {content['iteration']}"
+            )
+        logger.warning("%s has no %s, for no validation gave a number yet; taking %s", run, BEST_FILE, CHECKPOINT_FILE)
+        return latest
+    return best
 
 
-def read_state(checkpoint: Path, key: str, expected: Any) -> dict[str, Any]:
+def read_state(
+    checkpoint: Path, key: str, expected: Any, may_change: Collection[str] = DeviceOptions.may_change_on_resume
+) -> dict[str, Any]:
     """An experiment's state from a checkpoint that was trained on what is expected.
 
     Args:
-        checkpoint: the file.
+        checkpoint: the file, in its run's folder.
         key: of the entry of config.json that says what was trained on, such as `environment`.
         expected: its value.
+        may_change: options that need not be those of config.json.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another kind or problem.
+        CheckpointError: it is missing, damaged, of another kind or problem, or was trained with other options.
     """
     content = load_checkpoint(checkpoint)
     try:
@@ -249,6 +308,14 @@ def read_state(checkpoint: Path, key: str, expected: Any) -> dict[str, Any]:
     if trained_on != expected:
         raise CheckpointError(
             f"{checkpoint} was trained on {trained_on}, but the run is on {expected}; put the run's own checkpoint back"
+        )
+    own, said = (flat(found["options"]) for found in (content["config"], read_config(checkpoint.parent)))
+    edited = sorted(name for name in own.keys() & said.keys() if own[name] != said[name] and name not in may_change)
+    if edited:
+        raise CheckpointError(
+            f"{checkpoint} was trained with other options than {CONFIG_FILE} says: "
+            + ", ".join(f"{name} {own[name]} (not {said[name]})" for name in edited)
+            + "; put back what was there"
         )
     return state
 
@@ -386,7 +453,13 @@ def train_and_report(
             write_report(folder, question_of(options))
         print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jph][snt][ogm]*"))))
 
+    def check() -> None:
+        if options.resume is not None and (folder / CHECKPOINT_FILE).exists():
+            for key, expected in {"launcher": name, **config}.items():
+                read_state(newest(folder), key, expected, options.may_change_on_resume)
+
     with _resumable(name, folder, group):
+        group.from_first(check)
         outcome = train(
             experiment,
             folder,

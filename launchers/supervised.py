@@ -32,7 +32,7 @@ from metarl_l2f.supervised.settings import Method, SupervisedSettings
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.group import Group
-from metarl_l2f.training.loop import BEST_FILE, CHECKPOINT_FILE, ranked_file
+from metarl_l2f.training.loop import CHECKPOINT_FILE, ranked_file
 from metarl_l2f.training.metrics import Shown
 
 INSPECTED_TASKS = 25
@@ -146,7 +146,9 @@ def load_run(
         from_json(kind, config["options"]), threads=threads, compile=False, device="cpu", tf32=False
     )
     experiment = options.experiment()
-    experiment.load_state_dict(read_state(checkpoint_of(folder, checkpoint), "launcher", config["launcher"]))
+    experiment.load_state_dict(
+        read_state(checkpoint_of(folder, checkpoint), "launcher", config["launcher"], kind.may_change_on_resume)
+    )
     if later_lr_factor is not None:
         experiment.learner.inner = dataclasses.replace(experiment.learner.inner, later_lr_factor=later_lr_factor)
     return options, experiment
@@ -210,7 +212,7 @@ def launch(name: str, options: RunOptions, group: Group) -> int:
         draw(folder, lambda: {"learning_curve": learning_curve([folder], score=f"validation/{problem.score_name}")})
         if not options.evaluation_tasks:
             return
-        experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
+        experiment.load_state_dict(load_checkpoint(checkpoint_of(folder, "best"))["experiment"])
         evaluation = options.evaluate(experiment, folder, settings.seed)
         evaluation.save(folder / "evaluation.json")
         draw(folder, lambda: options.pictures(experiment))

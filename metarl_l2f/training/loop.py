@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .group import Group, RankError, TogetherError
-from .metrics import METRICS_FILE, MetricsLog, Shown, read
+from .metrics import METRICS_FILE, MetricsLog, Shown, gap, read
 
 logger = logging.getLogger(__name__)
 
@@ -206,6 +206,8 @@ def train(
         group.from_first(begin)
         state = group.from_first(lambda: _stored(directory, checkpoint_every) if resume else NOTHING_DONE)
         start, ranking, window = state["iteration"], state["ranking"], state["window"]
+        if group.first and resume:
+            _say_what_is_missing(directory, start, ranking, log_every)
         if start:
             experiment.load_state_dict(state["experiment"])
         if start >= iterations:
@@ -367,6 +369,19 @@ def _stored(directory: Path, checkpoint_every: int) -> dict[str, Any]:
     if "ranking" not in state:
         raise checkpoint.CheckpointError(f"{path} is of an earlier version of metarl_l2f; resume it with that version")
     return state
+
+
+def _say_what_is_missing(directory: Path, done: int, ranking: Ranking, log_every: int) -> None:
+    """Name the files of a resumed run that are not as it left them, though it can go on without."""
+    if ranking and not (directory / BEST_FILE).exists():
+        tqdm.write(
+            f"{directory / BEST_FILE} is missing, the state after iteration {ranking[0]['iteration']}, whose "
+            "validation is the best so far; put it back",
+            sys.stderr,
+        )
+    lines = read(directory) if (directory / METRICS_FILE).exists() else []
+    if lacking := gap(lines, done, log_every):
+        tqdm.write(f"in {directory} {lacking}: curves and report will show a gap", sys.stderr)
 
 
 def _entry(metrics: Mapping[str, float], key: str, source: str) -> float:

@@ -5,7 +5,7 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, SupportsFloat
@@ -163,6 +163,24 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     path = Path(path)
     return [entry for _, entry in _entries(path / METRICS_FILE if path.is_dir() else path)]
+
+
+def gap(lines: Sequence[Mapping[str, Any]], until: int, every: int) -> str | None:
+    """What a run's metrics lack, in words; None if they are whole.
+
+    Args:
+        lines: as `read` returns them.
+        until: the iterations that are done.
+        every: so many iterations have a line at least.
+    """
+    found = {line["iteration"] for line in lines}
+    lacking = [iteration for iteration in range(every, until + 1, every) if iteration not in found]
+    if not lacking:
+        return None
+    return (
+        f"{METRICS_FILE} lacks {len(lacking)} of the {until // every} lines up to iteration {until}, "
+        f"the first of them that of iteration {lacking[0]}"
+    )
 
 
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
