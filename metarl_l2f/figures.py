@@ -283,10 +283,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _read(run: Run, name: str, score: str) -> Log:
-    try:
-        log: Log = metrics.read(run) if isinstance(run, str | os.PathLike) else run
-    except FileNotFoundError as error:
-        raise ValueError(f"{run} has no {metrics.METRICS_FILE}; give a folder that training wrote") from error
+    log: Log = metrics.read(run) if isinstance(run, str | os.PathLike) else run
     if not log:
         raise ValueError(f"{name} has no metrics yet; draw it after its first iteration")
     steps = _steps(log, score)

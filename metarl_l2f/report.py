@@ -1,6 +1,7 @@
 """A run on one page: report.html, a single file with its pictures inside, made from the run's folder alone."""
 
 import base64
+import contextlib
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,10 @@ from typing import Any
 from .evaluation import Evaluation, load_evaluation
 from .methods import label_of
 from .training import metrics
-from .training.checkpoint import write_atomically
+from .training.checkpoint import CheckpointError, write_atomically
+from .training.checkpoint import load as load_checkpoint
 from .training.config import command, flat
-from .training.loop import CONFIG_FILE
+from .training.loop import CHECKPOINT_FILE, CONFIG_FILE
 
 REPORT_FILE = "report.html"
 EVALUATION_FILE = "evaluation.json"
@@ -85,7 +87,7 @@ def write_report(folder: Path, question: str) -> Path:
         question=html.escape(question),
         evaluation=_scores(load_evaluation(evaluated)) if evaluated.exists() else "<p>Not evaluated yet.</p>",
         pictures="".join(map(_picture, sorted(folder.glob("*.png")))) or "<p>None yet.</p>",
-        facts=_table(_facts(log, config)),
+        facts=_table(_facts(log, config, _done(folder, log))),
         command=html.escape("\n".join(_commands(log, config))),
         origin=html.escape(_origin(config)),
         options=_table(list(flat(config["options"]).items())),
@@ -134,8 +136,17 @@ def _origin(config: Mapping[str, Any]) -> str:
     return version + (f", at commit {config['git_commit']}" if config["git_commit"] else "")
 
 
-def _facts(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[list[object]]:
-    facts: list[list[object]] = [["meta-iterations", f"{log[-1]['iteration']:,}" if log else 0]]
+def _done(folder: Path, log: Sequence[Mapping[str, Any]]) -> int:
+    """The iterations that a run's checkpoint counts; those of its metrics where it has none that can be read."""
+    with contextlib.suppress(CheckpointError):
+        return load_checkpoint(folder / CHECKPOINT_FILE)["iteration"]
+    return log[-1]["iteration"] if log else 0
+
+
+def _facts(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any], done: int) -> list[list[object]]:
+    facts: list[list[object]] = [["meta-iterations", f"{done:,}"]]
+    if lacking := metrics.gap(log, done, config["options"].get("log_every", 1)):
+        facts.append(["missing", f"{lacking}; what follows leaves them out"])
     if log and "env_steps" in log[-1]:
         facts.append(["environment steps", f"{log[-1]['env_steps']:,}"])
     if log:

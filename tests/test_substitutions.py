@@ -109,6 +109,15 @@ def test_metrics_that_are_missing_or_short_are_named_on_resume_and_in_figures(ru
     )
 
 
+def test_metrics_that_are_missing_or_short_are_named_in_the_report(run, capsys):
+    path = run / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    assert evaluate.main([str(run), "--tasks", "2"]) == 0
+    assert "metrics.jsonl lacks 1 of the 4 lines up to iteration 4" in (run / "report.html").read_text()
+    path.unlink()
+    assert f"error: {run} has no metrics.jsonl; put it back" in failing(capsys, evaluate, run, "--tasks", "2")
+
+
 def test_averaged_metrics_have_no_gap(tmp_path, capsys):
     folder = tmp_path / "run"
     flags = [*TINY, "--validate-every", "4", "--checkpoint-every", "1", "--log-every", "3", "--evaluation-tasks", "0"]

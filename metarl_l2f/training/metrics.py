@@ -159,10 +159,13 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         One dict per iteration: "iteration", then numbers by tag, None where one was not finite.
 
     Raises:
-        ValueError: a line before the last is not a JSON object with an iteration.
+        ValueError: the file is missing, or a line before the last is not a JSON object with an iteration.
     """
     path = Path(path)
-    return [entry for _, entry in _entries(path / METRICS_FILE if path.is_dir() else path)]
+    path = path / METRICS_FILE if path.is_dir() else path
+    if not path.exists():
+        raise ValueError(f"{path.parent} has no {path.name}; put it back, or give a folder that training wrote")
+    return [entry for _, entry in _entries(path)]
 
 
 def gap(lines: Sequence[Mapping[str, Any]], until: int, every: int) -> str | None:
