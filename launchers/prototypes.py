@@ -28,7 +28,6 @@ from metarl_l2f.supervised.prototypes import PrototypeSettings, PrototypicalNetw
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.group import Group
-from metarl_l2f.training.loop import BEST_FILE
 
 NAME = "prototypes"
 SCORE = "accuracy/step_0"
@@ -116,7 +115,7 @@ def launch(options: Prototypes, folder: Path, group: Group) -> int:
         draw(folder, lambda: {"learning_curve": learning_curve([folder], score="validation/accuracy")})
         if not options.evaluation_tasks:
             return
-        experiment.load_state_dict(load_checkpoint(folder / BEST_FILE)["experiment"])
+        experiment.load_state_dict(load_checkpoint(checkpoint_of(folder, "best"))["experiment"])
         evaluation = options.evaluate(experiment, options.settings.seed)
         evaluation.save(folder / "evaluation.json")
         print(evaluation.table())

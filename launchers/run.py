@@ -455,7 +455,7 @@ def train_and_report(
 
     def check() -> None:
         if options.resume is not None and (folder / CHECKPOINT_FILE).exists():
-            for key, expected in {"launcher": name, **config}.items():
+            for key, expected in {**config, "launcher": name}.items():
                 read_state(newest(folder), key, expected, options.may_change_on_resume)
 
     with _resumable(name, folder, group):

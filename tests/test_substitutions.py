@@ -47,7 +47,7 @@ def test_a_best_state_that_is_gone_is_not_replaced_by_the_latest(run, capsys):
         (evaluate, [run, "--tasks", "2"]),
         (play, [run]),
         (figures, [run, "--out", run / "pictures"]),
-        (navigation, ["--resume", run]),  # The report, whose run is done.
+        (navigation, ["--resume", run, "--evaluation-tasks", "3"]),  # The report, whose run is done.
     ):
         capsys.readouterr()
         assert program.main(list(map(str, arguments))) == 2
