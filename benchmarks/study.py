@@ -39,6 +39,9 @@ class Options:
     """Folders of runs of one launcher, of any methods."""
     scores: Path | None = None
     """A scores.csv.gz that an earlier call wrote, instead of runs: print its tables."""
+    beside: Path | None = None
+    """returns.csv of an earlier study, whose seeds and tasks are the same, but whose scores were not kept: its means are
+    paired with these seed by seed."""
     out: Path | None = None
     """Folder for scores.csv.gz, returns.csv, paired.csv, by_task.csv, runs.csv, learning.csv and pictures."""
     tasks: int = 100
@@ -189,6 +192,35 @@ def write(path: Path | None, rows: Sequence[Sequence[object]], show: bool = True
             print(*cells, sep="\t")
 
 
+def beside(scores: Scores, earlier: Path) -> list[list[object]]:
+    """Differences from an earlier study's means, paired by seed, with their intervals over seeds.
+
+    Both studies give every seed the same held-out tasks, so a difference of means is the mean of the differences.
+
+    Raises:
+        ValueError: the earlier study has another number of seeds, or no line that goes with one of these.
+    """
+    with open(earlier, newline="") as file:
+        theirs = {
+            (line[0], int(line[1]), int(line[2])): [float(cell) for cell in line[6:]]
+            for line in list(csv.reader(file))[1:]
+        }
+    rows: list[list[object]] = [["what", "episodes", "steps", "mean", "half_width_95_over_seeds", "by seed"]]
+    for (method, episodes), seeds in scores.of.items():
+        steps = range(next(iter(seeds.values())).shape[1])
+        for step, other in itertools.product(steps, dict.fromkeys(name for name, *_ in theirs)):
+            means = [values[:, step].mean() for values in seeds.values()]
+            found = theirs.get((other, episodes, step), [])
+            if len(found) != len(means):
+                raise ValueError(
+                    f"{earlier} has {len(found)} seeds of {other} after {step} steps with {episodes} episodes, expected "
+                    f"{len(means)}; name a study of the same protocol"
+                )
+            differences = np.array(means) - np.array(found)
+            rows.append([f"{method} − {other}", episodes, step, *mean_interval(differences), *differences.tolist()])
+    return rows
+
+
 # --- Of the runs themselves ---
 
 
@@ -245,6 +277,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.out.mkdir(parents=True, exist_ok=True)
         for name, rows in tables(scores).items():
             write(None if options.out is None else options.out / f"{name}.csv", rows)
+        if options.beside is not None:
+            write(None if options.out is None else options.out / "beside.csv", beside(scores, options.beside))
         if options.out is not None and options.runs:
             scores.save(options.out / SCORES_FILE)
             describe(options, options.out)

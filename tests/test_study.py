@@ -48,6 +48,24 @@ def test_tables_are_the_same_from_the_scores_that_are_kept(tmp_path, capsys):
     assert "l2f − maml\t20\t1\t" in capsys.readouterr().out
 
 
+def test_an_earlier_study_is_paired_by_seed(tmp_path):
+    earlier = tmp_path / "returns.csv"
+    lines = [
+        "what,episodes,steps,mean,over_seeds,over_tasks,run_1,run_2",
+        "old,20,0,0,0,0,-3,-3",
+        "old,20,1,0,0,0,-2,-2",
+    ]
+    earlier.write_text("\n".join(lines) + "\n")
+    rows = {tuple(row[:3]): row[3:] for row in STUDY["beside"](by_hand(), earlier)[1:]}
+    assert rows["l2f − old", 20, 0][0] == 0.0
+    # L2F's seed means after one step are −1 and 1: differences 1 and 3.
+    mean, over_seeds, *differences = rows["l2f − old", 20, 1]
+    assert (mean, differences) == (2.0, [1.0, 3.0]) and over_seeds == pytest.approx(12.706, abs=1e-3)
+    earlier.write_text("\n".join(lines[:2]) + "\n")
+    with pytest.raises(ValueError, match="has 0 seeds of old after 1 steps with 20 episodes, expected 2"):
+        STUDY["beside"](by_hand(), earlier)
+
+
 def test_methods_with_other_seeds_are_refused():
     scores = by_hand()
     del scores.of[Protocol("maml", 20)][2]
