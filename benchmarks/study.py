@@ -201,10 +201,8 @@ def beside(scores: Scores, earlier: Path) -> list[list[object]]:
         ValueError: the earlier study has another number of seeds, or no line that goes with one of these.
     """
     with open(earlier, newline="") as file:
-        theirs = {
-            (line[0], int(line[1]), int(line[2])): [float(cell) for cell in line[6:]]
-            for line in list(csv.reader(file))[1:]
-        }
+        lines = list(csv.reader(file))[1:]
+    theirs = {(line[0], int(line[1]), int(line[2])): [float(cell) for cell in line[6:]] for line in lines}
     rows: list[list[object]] = [["what", "episodes", "steps", "mean", "half_width_95_over_seeds", "by seed"]]
     for (method, episodes), seeds in scores.of.items():
         steps = range(next(iter(seeds.values())).shape[1])
