@@ -40,8 +40,8 @@ class Options:
     scores: Path | None = None
     """A scores.csv.gz that an earlier call wrote, instead of runs: print its tables."""
     beside: Path | None = None
-    """returns.csv of an earlier study, whose seeds and tasks are the same, but whose scores were not kept: its means are
-    paired with these seed by seed."""
+    """returns.csv of an earlier study, whose seeds and tasks are the same, but whose scores were not kept: its means
+    are paired with these seed by seed."""
     out: Path | None = None
     """Folder for scores.csv.gz, returns.csv, paired.csv, by_task.csv, runs.csv, learning.csv and pictures."""
     tasks: int = 100
@@ -211,8 +211,8 @@ def beside(scores: Scores, earlier: Path) -> list[list[object]]:
             found = theirs.get((other, episodes, step), [])
             if len(found) != len(means):
                 raise ValueError(
-                    f"{earlier} has {len(found)} seeds of {other} after {step} steps with {episodes} episodes, expected "
-                    f"{len(means)}; name a study of the same protocol"
+                    f"{earlier} has {len(found)} seeds of {other} after {step} steps with {episodes} episodes, "
+                    f"expected {len(means)}; name a study of the same protocol"
                 )
             differences = np.array(means) - np.array(found)
             rows.append([f"{method} − {other}", episodes, step, *mean_interval(differences), *differences.tolist()])
