@@ -1,6 +1,7 @@
 """A whole run in miniature: what an iteration reports, what it depends on, and what its checkpoints refuse."""
 
 import dataclasses
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -253,7 +254,7 @@ def test_an_adapted_policy_takes_what_the_environment_gives_or_the_same_flattene
     run = MetaRL(Rooms, settings)
     policy = run.adapt(Rooms).policy
     # The room as one of three, then the clock.
-    assert policy.flatten({"room": 2, "clock": np.array([1.0], np.float32)}).tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert policy.reader({"room": 2, "clock": np.array([1.0], np.float32)}).tolist() == [0.0, 0.0, 1.0, 1.0]
     observation, _ = Rooms().reset()
     assert policy(observation) == policy(np.array([0.0, 0.0, 1.0, 1.0])) in Rooms.action_space
     run.close()
@@ -288,6 +289,17 @@ def test_adapting_takes_at_least_one_step_and_episode(name):
 def test_adapting_needs_an_environment_or_a_task():
     with pytest.raises(ValueError, match=r"needs a task of the run's environment, or an env .*; got neither"):
         doors().adapt()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [f"metarl_l2f:{NAVIGATION}", gymnasium.spec(NAVIGATION), partial(gymnasium.make, NAVIGATION, horizon=5)],
+    ids=["module", "spec", "partial"],
+)
+def test_every_way_to_name_an_environment_has_its_domains_settings(env):
+    run = MetaRL(env)
+    assert run.settings == MetaRLSettings.for_domain("navigation") != MetaRLSettings()
+    run.close()
 
 
 def test_environments_are_made_as_the_run_was_told(monkeypatch):

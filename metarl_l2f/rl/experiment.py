@@ -29,7 +29,7 @@ from .adapted import Adapted, AdaptedPolicy
 from .meta_trpo import MetaTRPO, Rollouts
 from .sampling import Sampler, listed
 from .settings import DOMAIN_OF, MetaRLSettings
-from .vectorise import EnvSource, vectorise
+from .vectorise import EnvSource, id_of, vectorise
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class MetaRL:
         tasks_per_shard: int = TASKS_PER_SHARD,
     ) -> None:
         self.env, self.env_kwargs = env, dict(env_kwargs or {})
-        self.settings = settings = settings or MetaRLSettings.for_domain(DOMAIN_OF.get(str(env)))
+        self.settings = settings = settings or MetaRLSettings.for_domain(DOMAIN_OF.get(id_of(env)))
         self.threads, self.workers, self.timeout = threads, workers, timeout
         self.env_steps = 0
         self.share = Share(settings.tasks_per_batch, group, tasks_per_shard)

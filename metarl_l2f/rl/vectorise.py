@@ -88,6 +88,14 @@ def name_of(envs: VectorEnv) -> str:
 # --- Sources ---
 
 
+def id_of(env: EnvSource) -> str:
+    """The registered id that a source names, without the module to import; empty where it names none."""
+    named, _ = _named(env, {})
+    if isinstance(named, EnvSpec):
+        return named.id
+    return named.rpartition(":")[2] if isinstance(named, str) else ""
+
+
 def _named(env: EnvSource, kwargs: dict[str, Any]) -> tuple[EnvSource, dict[str, Any]]:
     """The id or specification that a call of gymnasium.make or make_vec is of, and its other arguments."""
     maker, args, given = (env.func, env.args, env.keywords) if isinstance(env, partial) else (env, (), {})
