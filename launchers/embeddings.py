@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from metarl_l2f.launchers.prototypes import load_network
-from metarl_l2f.launchers.run import USER_ERRORS, fail, quiet_machine
+from metarl_l2f.launchers.run import USER_ERRORS, fail, quiet_machine, read_alone
 from metarl_l2f.supervised.embeddings import save_embeddings
 
 IMAGES_AT_ONCE = 500  # Normalised together, like an episode's.
@@ -36,7 +36,7 @@ class Options:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, embed, write."""
     try:
-        options = tyro.cli(Options, args=arguments)
+        options = read_alone(Options, arguments)
         quiet_machine()
         network = load_network(options.run)
         for split, images in network.data.items():

@@ -15,7 +15,15 @@ from metarl_l2f.evaluation import Comparison, Evaluation
 from metarl_l2f.launchers import meta_rl, supervised
 from metarl_l2f.launchers.kinds import FIXED, REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import checkpoint_of, fail, question_of, quiet_machine, read_config, read_state
+from metarl_l2f.launchers.run import (
+    checkpoint_of,
+    fail,
+    question_of,
+    quiet_machine,
+    read_alone,
+    read_config,
+    read_state,
+)
 from metarl_l2f.report import write_report
 from metarl_l2f.training.config import from_json
 
@@ -124,7 +132,7 @@ def compared(first: Path, second: Path, options: Options) -> Comparison:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, evaluate, print and save."""
     try:
-        options = tyro.cli(Options, args=arguments)
+        options = read_alone(Options, arguments)
         quiet_machine()
         result: Evaluation | Comparison
         if options.run is not None:

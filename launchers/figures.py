@@ -26,7 +26,7 @@ from metarl_l2f.figures import COLUMN, FORMATS, Log, gamma_heatmap, learning_cur
 from metarl_l2f.launchers import meta_rl, sinusoid, supervised
 from metarl_l2f.launchers.kinds import FIXED, REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_config
+from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_alone, read_config
 from metarl_l2f.methods import label_of
 from metarl_l2f.report import EVALUATION_FILE
 from metarl_l2f.training import metrics
@@ -348,7 +348,7 @@ def notes(methods: Mapping[str, Method]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, look, draw, save."""
     try:
-        options = tyro.cli(Options, args=arguments)
+        options = read_alone(Options, arguments)
         quiet_machine()
         launcher = checked(options.runs)
         methods = gather(options, launcher)

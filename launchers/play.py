@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, load_run
-from metarl_l2f.launchers.run import fail
+from metarl_l2f.launchers.run import fail, read_alone
 from metarl_l2f.methods import label_of
 from metarl_l2f.rl.adapted import Adapted, AdaptedPolicy
 from metarl_l2f.rl.experiment import MetaRL
@@ -227,7 +227,7 @@ def name_of(step: int) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, adapt, film, save and print."""
     try:
-        options = tyro.cli(Options, args=arguments)
+        options = read_alone(Options, arguments)
         torch.set_num_threads(1)
         experiment = load_run(options.run, options.checkpoint, later_lr_factor=options.later_lr_factor)
         try:

@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError, RankError)
 """What ends a program with one clear message instead of a traceback."""
 Options = TypeVar("Options", bound="RunOptions")
+Read = TypeVar("Read")
 
 
 def own_cores() -> int:
@@ -125,6 +126,22 @@ def fail(message: object) -> int:
         return 2
     print("; ".join([f"error: {message}", *getattr(message, "__notes__", [])]), file=sys.stderr)
     return 2
+
+
+def read_alone(kind: type[Read], arguments: list[str] | None) -> Read:
+    """The command line of a program that does not train, so that ranks cannot share its work.
+
+    Args:
+        kind: of its options.
+        arguments: the command line; by default the process's own.
+    Raises:
+        ValueError: torchrun started several ranks; StoppedError on all but rank 0.
+    """
+    ranks = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if ranks > 1:
+        sentence = f"only training is shared: each of {ranks} ranks would do all of this; start it without torchrun"
+        raise ValueError(sentence) if os.environ["RANK"] == "0" else StoppedError(sentence)
+    return tyro.cli(kind, args=arguments)
 
 
 @contextlib.contextmanager

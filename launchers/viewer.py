@@ -20,7 +20,7 @@ from waitress import wasyncore
 from werkzeug.exceptions import HTTPException
 
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import fail, own_cores, quiet_machine
+from metarl_l2f.launchers.run import fail, own_cores, quiet_machine, read_alone
 from metarl_l2f.launchers.viewed import Busy, Refused, ViewedRun, Viewer
 
 PAGE = Path(__file__).with_name("viewer.html")
@@ -220,7 +220,7 @@ def address(host: str, port: int, token: str | None) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, load, listen, measure, and answer until Ctrl-C."""
     try:
-        options = tyro.cli(Options, args=arguments)
+        options = read_alone(Options, arguments)
         quiet_machine()
         folders = [options.run, *([options.beside] if options.beside else [])]
         viewer = Viewer([ViewedRun(folder, options.checkpoint, options.threads) for folder in folders])

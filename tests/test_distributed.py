@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import math
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from torch.nn.utils import parameters_to_vector
 
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.diagnostics import degree_of_conflict
-from metarl_l2f.launchers import navigation, run
+from metarl_l2f.launchers import embeddings, evaluate, figures, navigation, play, run, viewer
 from metarl_l2f.launchers.navigation import Navigation
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
@@ -37,6 +38,7 @@ from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem
 from metarl_l2f.training.group import Group, RankError, StoppedError, join
 from metarl_l2f.training.loop import train
+from metarl_l2f.training.metrics import Shown
 
 # A server that has imported torch forks ranks at once, instead of each of them importing it anew.
 RANKS = multiprocessing.get_context("forkserver")
@@ -402,6 +404,30 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_iteration(tmp_path):
     assert (outcome.iteration, outcome.interrupted) == (1, signal.SIGTERM)
 
 
+def trained_with_failing_inspections(folder, group):
+    """How far a run comes whose inspections fail on rank 1, between two messages; and what this rank says of it."""
+
+    def inspect(line):
+        group.sum(torch.ones(1))
+        if group.rank == 1:
+            raise OSError("no picture here")
+        group.gather("seen")
+        return Shown({}, {}, {})
+
+    said, arguments = [], {"validate_every": 1, "validation_key": "validation/score", "progress_key": "score"}
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("metarl_l2f").addHandler(handler)
+    outcome = train(Counter(), folder, iterations=2, config={}, resume=False, group=group, inspect=inspect, **arguments)
+    return outcome.iteration, said
+
+
+def test_an_inspection_that_fails_on_one_rank_is_given_up_by_all_and_training_goes_on(tmp_path):
+    end = "failed, and the run goes on without it: rank 1: OSError: no picture here"
+    expected = (2, [f"the inspection after iteration {number} {end}" for number in (1, 2)])
+    assert by_ranks(partial(trained_with_failing_inspections, tmp_path), 2) == [expected, expected]
+
+
 class Started(Group):
     """Alone, but started by torchrun."""
 
@@ -451,6 +477,17 @@ def test_a_group_that_may_be_started_again_needs_a_folder_with_a_name(monkeypatc
     monkeypatch.setattr(run, "join", lambda timeout: Started())
     with pytest.raises(ValueError, match="name its folder with --log-dir"), run.started(Navigation(), []):
         pass
+
+
+@pytest.mark.parametrize("program", [embeddings, evaluate, figures, play, viewer])
+def test_what_ranks_cannot_share_is_refused_once(program, monkeypatch, capsys):
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert program.main(["a-run"]) == 2
+    expected = "error: only training is shared: each of 2 ranks would do all of this; start it without torchrun\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_each_rank_takes_its_part_of_the_cores(monkeypatch):

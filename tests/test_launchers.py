@@ -108,7 +108,9 @@ def test_a_run_leaves_everything_it_promises(run):
     assert "torch" in config["versions"]
 
 
-@pytest.mark.parametrize("flags", [[], ["--method", "maml"], ["--inner-steps", "2"], ["--learn-inner-lr"]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--method", "maml"], ["--inner-steps", "2"], ["--learn-inner-lr"], ["--tasks-per-shard", "1"]]
+)
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, flags):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert train(unbroken, 4, "--evaluation-tasks", "0", *flags) == 0

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..checks import check_finite
 from ..core import L2F, Params
@@ -239,6 +240,10 @@ class MetaRL:
             CheckpointError: the state belongs to another environment, policy shape or method.
         """
         load_into(self.learner, state.get("learner", {}), "environment, policy or method")
+        # As an update leaves them, in one vector (MetaTRPO.update): elsewhere in memory, small products may round
+        # otherwise, and the run would go on as another.
+        parameters = self.learner.meta_parameters
+        vector_to_parameters(parameters_to_vector(parameters).detach().clone(), parameters)
         self.env_steps = state["env_steps"]
 
     def close(self) -> None:
