@@ -109,7 +109,14 @@ def test_a_run_leaves_everything_it_promises(run):
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--method", "maml"], ["--inner-steps", "2"], ["--learn-inner-lr"], ["--tasks-per-shard", "1"]]
+    "flags",
+    [
+        [],
+        ["--method", "maml"],
+        ["--inner-steps", "2"],
+        ["--learn-inner-lr"],
+        ["--tasks-per-shard", "1", "--tasks-per-batch", "4", "--horizon", "5"],
+    ],
 )
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, flags):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
