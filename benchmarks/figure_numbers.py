@@ -1,6 +1,9 @@
 """What docs/findings.md says of figures: means over seeds with intervals, and paired differences, from numbers.csv."""
 
+from metarl_l2f.program import as_program
+
 import csv
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +51,7 @@ def lines_of(path: Path, figure: str | None = None) -> list[str]:
     return lines
 
 
+@as_program
 def main() -> None:
     """Parse and print."""
     options = tyro.cli(Options)
@@ -56,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,9 @@
 """Runs of launchers/sinusoid.py --disjoint both, tested on curves that leave the training range in one way or both."""
 
+from metarl_l2f.program import as_program
+
 import csv
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +29,7 @@ class Options:
     """Curves per family, drawn with seed 0."""
 
 
+@as_program
 def main() -> None:
     """Draw, adapt, write."""
     options = tyro.cli(Options)
@@ -51,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,12 +4,15 @@ The floor replays the very controls that sampling applied, on bare simulations a
 in turn with it, so that a busy machine slows both alike.
 """
 
+from metarl_l2f.program import as_program
+
 import dataclasses
 import json
 import os
 import platform
 import resource
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -112,6 +115,7 @@ def replay(body: Velocity, episodes: Episodes, threads: int) -> float:
     return time.perf_counter() - begin
 
 
+@as_program
 def main() -> None:
     """Measure, print, and write if asked."""
     options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
@@ -134,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,13 @@
 """Seconds per meta-iteration of navigation, split in sampling and update, beside the floors they are compared with."""
 
+from metarl_l2f.program import as_program
+
 import dataclasses
 import json
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -105,6 +108,7 @@ def measure(options: Options) -> dict[str, object]:
     return figures
 
 
+@as_program
 def main() -> None:
     """Measure, print, and write if asked."""
     options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
@@ -118,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

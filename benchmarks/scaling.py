@@ -5,6 +5,8 @@ Within the same processes one rank alone and all ranks together take turns, iter
 whose speed drifts slows both alike.
 """
 
+from metarl_l2f.program import as_program
+
 import dataclasses
 import json
 import os
@@ -182,6 +184,7 @@ def summary(found: Mapping[str, Any]) -> dict[str, float]:
     return figures
 
 
+@as_program
 def main() -> None:
     """Measure, predict, print, and write if asked."""
     options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
@@ -206,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

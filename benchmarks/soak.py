@@ -5,6 +5,8 @@ meta-iteration. Growth is that of the resident memory's mean over the last tenth
 over the first tenth after the warm-up.
 """
 
+from metarl_l2f.program import as_program
+
 import csv
 import gc
 import json
@@ -155,6 +157,7 @@ def leaked(make: Callable[[], gymnasium.Env | gymnasium.vector.VectorEnv], cycle
     return Held(*(after - first for after, first in zip(held(), before, strict=True)))
 
 
+@as_program
 def main() -> None:
     """Soak, print, and write if asked."""
     options = tyro.cli(Options)
@@ -196,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,7 @@
 """Methods of reinforcement learning compared in pairs: same seeds, held-out tasks and noise, from finished runs."""
 
+from metarl_l2f.program import as_program
+
 import csv
 import gzip
 import itertools
@@ -265,6 +267,7 @@ def describe(options: Options, out: Path) -> None:
         draw(options.runs[methods.index(method)], method, options.steps, out)
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate or read, pair, print; write if told where."""
     try:

@@ -1,5 +1,7 @@
 """Supervised runs collected into tables: every method's score, and its paired difference to MAML's."""
 
+from metarl_l2f.program import as_program
+
 import csv
 import json
 import math
@@ -188,6 +190,7 @@ def again(folder: Path) -> list[Row]:
     return rows
 
 
+@as_program
 def main(arguments: list[str] | None = None) -> int:
     """Read, pair, merge, print; write where a folder is named."""
     try:

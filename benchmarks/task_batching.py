@@ -1,8 +1,11 @@
 """Tasks together or one by one: seconds per meta-iteration of vmap, loop, chunks, threads and torch.compile."""
 
+from metarl_l2f.program import as_program
+
 import json
 import os
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +77,7 @@ def build(options: Options, batching: Batching, chunk: int, threads: int, compil
     return MetaSupervised(problem, settings, **how, adapted=in_inner_loop, attenuated=in_inner_loop)
 
 
+@as_program
 def main() -> None:
     """Measure, print, and write if asked."""
     options = tyro.cli(Options)
@@ -111,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,8 @@ Needs root and iproute2. Three runs of the same tiny navigation job: whole; with
 torchrun's next attempt goes on from the last checkpoint; and with the link cut for good, which both ranks must report.
 """
 
+from metarl_l2f.program import as_program
+
 import contextlib
 import json
 import os
@@ -148,6 +150,7 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
+@as_program
 def main() -> None:
     """Run the three jobs, and print what came of them."""
     options = tyro.cli(Options)
@@ -171,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

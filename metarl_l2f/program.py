@@ -37,8 +37,8 @@ class Stopped(KeyboardInterrupt):
         self.signum = signum
 
 
-def as_program(main: Callable[..., int]) -> Callable[..., int]:
-    """Decorate the main function of a program, which returns its exit status.
+def as_program(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Decorate the main function of a program, which returns its exit status, or None for 0.
 
     SIGINT (Ctrl-C) and SIGTERM unwind it, print one line, and make the status 128 plus the signal's number; another
     one ends the process at once. Characters that standard output or standard error cannot encode are replaced.
@@ -51,7 +51,7 @@ def as_program(main: Callable[..., int]) -> Callable[..., int]:
                 stream.reconfigure(errors=PLAIN)
         with _unwound_by_signals():
             try:
-                return main(*arguments, **named)
+                return main(*arguments, **named) or 0
             except KeyboardInterrupt as stop:  # Of a second Ctrl-C in training, too.
                 signum = getattr(stop, "signum", signal.SIGINT)
                 if os.environ.get("RANK", "0") == "0":
