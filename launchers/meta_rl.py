@@ -106,7 +106,8 @@ def _stored_options(folder: Path, config: Mapping[str, Any]) -> RunOptions:
 
     launcher = config.get("launcher")
     if "environment" not in config or launcher not in REINFORCEMENT:
-        raise ValueError(f"{folder} is a run of {launcher}.py; give one of {', '.join(REINFORCEMENT)}")
+        names = ", ".join(REINFORCEMENT)
+        raise ValueError(f"{folder} is a run of {launcher}.py; give one of reinforcement learning ({names})")
     kind = REINFORCEMENT[launcher]
     known = {field.name for field in dataclasses.fields(kind)}
     stored: RunOptions = from_json(kind, {name: value for name, value in config["options"].items() if name in known})
