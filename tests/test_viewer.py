@@ -525,10 +525,10 @@ def test_a_click_on_the_plane_shows_what_evaluation_gives(runs):
     assert len(held_out) == len(chosen) == 2
     assert all(text.startswith("Held-out task of seed 1: goal (") for text in held_out)
     place = ", ".join(f"{number:.2f}" for number in goal)
-    assert all(text.startswith(f"Chosen task: goal ({place}) This task's numbers alone") for text in chosen)
+    assert all(text.startswith(f"Chosen task: goal ({place})\nOne task, not a mean over tasks") for text in chosen)
     assert "means of its 20 episodes" in chosen[0]
     assert beyond.startswith(f"Chosen task: goal (0.60, {goal[1]:.2f}), outside the range of training")
-    assert "that this task keeps" in headings[0] and "of this task to the sum of 3 training tasks" in headings[1]
+    assert "that this task keeps" in headings[0] and "to the sum of 3 training tasks" in headings[1]
     for name, shown in zip(("l2f", "maml"), numbers, strict=True):
         experiment = meta_rl.load_run(runs / name)
         rollouts = experiment.evaluate([np.array(goal, np.float32)], 20, 3, seed=1)

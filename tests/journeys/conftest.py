@@ -76,6 +76,7 @@ def furnish(made: Callable[[Recipe], Path], folder: Path) -> Callable[[dict[str,
 
     def put(places: dict[str, Recipe]) -> None:
         for name, recipe in places.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if recipe[0] == "copy":
                 shutil.copy(ROOT / recipe[1], folder / name)
             else:
