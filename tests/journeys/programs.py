@@ -8,13 +8,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from .table import is_pattern
+
 PATIENCE = 600
 """Seconds after which a program hangs, however busy the machine is."""
 
 
 def run(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """A command's outcome, run to its end in a folder; patterns such as runs/* stand for what they find there."""
-    found = [path for word in words for path in (sorted(glob.glob(word, root_dir=folder)) if "*" in word else [word])]
+    found = [
+        path for word in words for path in (sorted(glob.glob(word, root_dir=folder)) if is_pattern(word) else [word])
+    ]
     return subprocess.run(found, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 

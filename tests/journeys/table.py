@@ -1,6 +1,7 @@
 """How each program that the documents name is shortened, what it needs to find, and what it promises."""
 
 import csv
+import fnmatch
 import json
 import re
 import shlex
@@ -245,7 +246,7 @@ def _targets() -> list[str]:
 
 def to_run(words: Sequence[str]) -> list[str]:
     """The words that a test runs for a command that trains, looks or measures."""
-    words = _with_placeholders_filled(words)
+    words = ["1" if word == "S" else word for word in words]  # A seed.
     program = program_of(words)
     if program in _targets():
         # As if the package had just changed, so that `install` has something to do.
@@ -265,16 +266,6 @@ def to_run(words: Sequence[str]) -> list[str]:
     return shortened(words, short)
 
 
-def _with_placeholders_filled(words: Sequence[str]) -> list[str]:
-    """S is a seed; RUNS are runs of the method that the flag before them names."""
-    filled, flag = [], ""
-    for word in words:
-        flag = word if word.startswith("--") else flag
-        named = {"--l2f": "L2F_RUNS", "--maml": "MAML_RUNS"}.get(flag, word)
-        filled.append("1" if word == "S" else named if word == "RUNS" else word)
-    return filled
-
-
 # --- What a command finds ---
 
 Recipe = tuple[str, ...]
@@ -287,7 +278,7 @@ FOUND: tuple[tuple[str, Recipe], ...] = (
     (r"L2F_(\d)", ("navigation", "--seed", r"\1")),
     (r"MAML_(\d)", ("navigation", "--method", "maml", "--seed", r"\1")),
     (r"runs/cheetah_vel/RUN", ("cheetah_vel",)),
-    (r"runs/(cheetah_dir|cheetah_vel)/(\w+)_seed(\d)", (r"\1", "--method", r"\2", "--seed", r"\3")),
+    (r"runs/(navigation|cheetah_dir|cheetah_vel)/([\w-]+)_seed(\d)", (r"\1", "--method", r"\2", "--seed", r"\3")),
     (r"runs/sinusoid/(l2f|maml)", ("sinusoid", "--method", r"\1")),
     (r"runs/sinusoid/disjoint_both_(l2f|maml)", ("sinusoid", "--disjoint", "both", "--method", r"\1")),
     (r"runs/image_classification/RUN|RUNS", ("image_classification",)),
@@ -295,25 +286,43 @@ FOUND: tuple[tuple[str, Recipe], ...] = (
     (r"runs/embeddings\w*", ("embeddings",)),
     (r"PATH", ("data", "folder")),
     (r"omniglot", ("data", "omniglot")),
-    (r"(results/\S+\.csv)", ("copy", r"\1")),
+    (r"(results/\S+\.csv(?:\.gz)?)", ("copy", r"\1")),
 )
 """Places that documents name, and what lies there."""
 
-PATTERNS: Mapping[str, tuple[str, ...]] = {
-    "runs": ("runs/navigation/L2F",),
-    "runs/sinusoid/*": ("runs/sinusoid/l2f", "runs/sinusoid/maml"),
-    "runs/sinusoid/disjoint_both_*": ("runs/sinusoid/disjoint_both_l2f", "runs/sinusoid/disjoint_both_maml"),
-}
-"""Several places in one word."""
+SEEDS = (1, 2)
+SEVERAL = (
+    *(f"runs/navigation/{method}_seed{seed}" for method in ("l2f", "maml", "maml-two-sigmas") for seed in SEEDS),
+    *(
+        f"runs/cheetah_{task}/{method}_seed{seed}"
+        for task in ("dir", "vel")
+        for method in ("l2f", "maml")
+        for seed in SEEDS
+    ),
+    *(f"runs/sinusoid/{kind}{method}" for kind in ("", "disjoint_both_") for method in ("l2f", "maml")),
+)
+"""Places that patterns such as runs/navigation/* stand for."""
 
 
 def found_by(words: Sequence[str]) -> dict[str, Recipe]:
     """What must lie where for a command, by path; not where it is to write itself."""
     places, flag = {}, ""
-    for word in _with_placeholders_filled(words):
+    for word in words:
         flag = word if word.startswith("--") else flag
-        for name in PATTERNS.get(word, (word,)) if flag not in ("--log-dir", "--out") else ():
+        for name in _places(word) if flag not in ("--log-dir", "--out") else ():
             for pattern, recipe in FOUND:
                 if match := re.fullmatch(pattern, name):
                     places[name] = tuple(match.expand(part) for part in recipe)
     return places
+
+
+def _places(word: str) -> tuple[str, ...]:
+    """The places that a word of a command names."""
+    if word == "runs":
+        return ("runs/navigation/L2F",)
+    return tuple(name for name in SEVERAL if fnmatch.fnmatch(name, word)) if is_pattern(word) else (word,)
+
+
+def is_pattern(word: str) -> bool:
+    """Whether a shell replaces a word by what it finds."""
+    return "*" in word or "?" in word

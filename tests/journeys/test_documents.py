@@ -110,20 +110,10 @@ def test_flags_are_replaced_added_and_left_out():
 
 
 def test_a_command_finds_runs_where_it_reads_and_nothing_where_it_writes():
-    words = [
-        "python",
-        "x.py",
-        "runs/navigation/L2F",
-        "L2F_2",
-        "--maml",
-        "RUNS",
-        "--out",
-        "omniglot",
-        "--log-dir",
-        "runs/sinusoid/maml",
-    ]
-    assert table.found_by(words) == {
+    reads = ["runs/navigation/L2F", "L2F_2", "runs/sinusoid/disjoint_*"]
+    assert table.found_by(["python", "x.py", *reads, "--out", "omniglot", "--log-dir", "runs/sinusoid/maml"]) == {
         "runs/navigation/L2F": ("navigation",),
         "L2F_2": ("navigation", "--seed", "2"),
-        "MAML_RUNS": ("navigation", "--method", "maml"),
+        "runs/sinusoid/disjoint_both_l2f": ("sinusoid", "--disjoint", "both", "--method", "l2f"),
+        "runs/sinusoid/disjoint_both_maml": ("sinusoid", "--disjoint", "both", "--method", "maml"),
     }
