@@ -428,7 +428,7 @@ def started(*arguments):
 def ended(program) -> None:
     """Ctrl-C ends it, without a word."""
     program.send_signal(signal.SIGINT)
-    out, errors = program.communicate(timeout=20)
+    out, errors = program.communicate(timeout=300)
     assert (program.returncode, out, errors) == (0, "", "")
 
 

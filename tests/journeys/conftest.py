@@ -93,6 +93,8 @@ def _make(recipe: Recipe, path: Path, make: Callable[[Recipe], Path]) -> None:
         if kind == "embeddings":
             assert embeddings.main([str(make(("prototypes",))), "--out", str(path)]) == 0
         else:
+            if kind == "leo":
+                flags += ["--embeddings", str(make(("embeddings",)))]
             launcher = importlib.import_module(f"metarl_l2f.launchers.{kind}")
             short = shortened([*flags, "--log-dir", str(path)], JOURNEYS[f"launchers/{kind}.py"].short)
             assert launcher.main(short) == 0
@@ -124,6 +126,6 @@ def omniglot(path: Path) -> None:
 
 def _pictures(path: Path, number: int) -> None:
     path.mkdir(parents=True)
-    generator = np.random.default_rng(len(str(path)))
+    generator = np.random.default_rng(list("/".join(path.parts[-3:]).encode()))  # No two pictures are alike.
     for index in range(number):
         Image.fromarray(generator.integers(0, 2, (28, 28), np.uint8) * 255).save(path / f"{index}.png")

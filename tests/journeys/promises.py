@@ -15,7 +15,7 @@ HEADINGS = ("What came out", "Pictures", "What it took", "Do it again", "Configu
 """Of report.html."""
 
 
-def holds_a_run(folder: Path, evaluated: bool = True) -> None:
+def holds_a_run(folder: Path) -> None:
     """A folder holds a finished run: metrics, checkpoints, pictures, an evaluation and the report."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     assert config["launcher"] and config["options"] and config["command"]
@@ -25,9 +25,8 @@ def holds_a_run(folder: Path, evaluated: bool = True) -> None:
     assert 1 <= checkpoint.load(folder / "best.pt")["iteration"] <= done
     assert list(folder.glob("events.out.tfevents.*")), "nothing for TensorBoard"
     is_picture(folder / "learning_curve.png")
-    if evaluated:
-        holds_an_evaluation(folder / "evaluation.json")
-    is_report(folder / "report.html", evaluated)
+    holds_an_evaluation(folder / "evaluation.json")
+    is_report(folder / "report.html")
 
 
 def holds_an_evaluation(path: Path) -> None:
@@ -37,13 +36,13 @@ def holds_an_evaluation(path: Path) -> None:
     assert found["protocol"]
 
 
-def is_report(path: Path, evaluated: bool = True) -> None:
+def is_report(path: Path) -> None:
     """A report.html has all its parts, and its pictures inside."""
     page = path.read_text("utf-8")
     for heading in HEADINGS:
         assert f"<h2>{heading}</h2>" in page, heading
     assert "data:image/png;base64," in page
-    assert ("Not evaluated yet" in page) is not evaluated
+    assert "Not evaluated yet" not in page
     assert re.search(r"<pre>.*\bpython\b", page), "the report says not how to do it again"
 
 

@@ -83,12 +83,6 @@ def trains(out: str, folder: Path, words: Sequence[str]) -> None:
     assert {"report.html", "evaluation.json", "learning_curve.png"} <= {file.name for file in files}
 
 
-def trains_without_evaluation(out: str, folder: Path, words: Sequence[str]) -> None:
-    """Prototypical networks."""
-    promises.holds_a_run(promises.run_of(out, folder), evaluated=False)
-    promises.names_what_it_wrote(out, folder)
-
-
 def evaluates(out: str, folder: Path, words: Sequence[str]) -> None:
     """evaluate.py prints a table; of one run it writes evaluation.json and renews the report."""
     assert re.search(r"^steps  ", out, re.MULTILINE) and re.search(r"^ +\d+ ", out, re.MULTILINE), out
@@ -169,7 +163,7 @@ JOURNEYS: Mapping[str, Journey] = {
     },
     "launchers/sinusoid.py": Journey(SINUSOID, trains),
     "launchers/image_classification.py": Journey(IMAGES, trains),
-    "launchers/prototypes.py": Journey(PROTOTYPES, trains_without_evaluation),
+    "launchers/prototypes.py": Journey(PROTOTYPES, trains),
     "launchers/leo.py": Journey(LEO, trains),
     "launchers/embeddings.py": Journey({}, embeds),
     "launchers/evaluate.py": Journey({"--tasks": "2"}, evaluates),
@@ -273,15 +267,15 @@ Recipe = tuple[str, ...]
 or `copy` and a file of the working copy."""
 
 FOUND: tuple[tuple[str, Recipe], ...] = (
-    (r"runs/navigation/(?:RUN|L2F)|L2F(?:_RUNS)?", ("navigation",)),
+    (r"runs/(\w+)/RUN", (r"\1",)),
+    (r"runs/navigation/L2F|L2F(?:_RUNS)?", ("navigation",)),
     (r"runs/navigation/MAML|MAML(?:_RUNS)?", ("navigation", "--method", "maml")),
     (r"L2F_(\d)", ("navigation", "--seed", r"\1")),
     (r"MAML_(\d)", ("navigation", "--method", "maml", "--seed", r"\1")),
-    (r"runs/cheetah_vel/RUN", ("cheetah_vel",)),
     (r"runs/(navigation|cheetah_dir|cheetah_vel)/([\w-]+)_seed(\d)", (r"\1", "--method", r"\2", "--seed", r"\3")),
     (r"runs/sinusoid/(l2f|maml)", ("sinusoid", "--method", r"\1")),
     (r"runs/sinusoid/disjoint_both_(l2f|maml)", ("sinusoid", "--disjoint", "both", "--method", r"\1")),
-    (r"runs/image_classification/RUN|RUNS", ("image_classification",)),
+    (r"RUNS", ("image_classification",)),
     (r"runs/prototypes/glyphs|runs/prototypes_omniglot", ("prototypes",)),
     (r"runs/embeddings\w*", ("embeddings",)),
     (r"PATH", ("data", "folder")),
