@@ -230,7 +230,7 @@ def test_methods_may_differ_in_their_inner_steps():
 
 
 def test_a_folder_without_metrics_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"has no metrics\.jsonl; give a folder that training wrote"):
+    with pytest.raises(ValueError, match=r"has no metrics\.jsonl; put it back, or give a folder that training wrote"):
         figures.learning_curve([tmp_path])
 
 

@@ -259,6 +259,7 @@ def train(
                 # The ranks agree on whether to stop, for each gets a signal at a moment of its own.
                 signum = group.largest(stop.signum or 0) or None
                 stopping = signum is not None
+                stop.iteration = min(iteration + 1, iterations)  # A signal from here on is seen after the next one.
                 if improved:
                     keep(directory / BEST_FILE)
                 if validating and keep_best > 1 and group.first:
