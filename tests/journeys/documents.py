@@ -17,10 +17,10 @@ PROGRAMS = ("python", "torchrun", "tensorboard", "make")
 """A code span that begins with one of these and goes on is a command, too."""
 
 BEFORE = r"""
-exec 3> "$NOTES"
+exec 3>> "$NOTES"
 note() {
-  printf '%s\037' "${BASH_LINENO[-2]}" "$@" >&3
-  printf '\036' >&3
+  printf -v words '%s\037' "${BASH_LINENO[-2]}" "$@"
+  printf '%s\036' "$words" >&3  # At once: the programs of a pipeline are noted at the same time.
 }
 command_not_found_handle() { note "$@"; }
 source() { note source "$@"; }
