@@ -205,7 +205,8 @@ def beside(scores: Scores, earlier: Path) -> list[list[object]]:
     with open(earlier, newline="") as file:
         lines = list(csv.reader(file))[1:]
     theirs = {(line[0], int(line[1]), int(line[2])): [float(cell) for cell in line[6:]] for line in lines}
-    rows: list[list[object]] = [["what", "episodes", "steps", "mean", "half_width_95_over_seeds", "by seed"]]
+    columns = [f"seed_{seed}" for seed in next(iter(scores.of.values()))]
+    rows: list[list[object]] = [["what", "episodes", "steps", "mean", "half_width_95_over_seeds", *columns]]
     for (method, episodes), seeds in scores.of.items():
         steps = range(next(iter(seeds.values())).shape[1])
         for step, other in itertools.product(steps, dict.fromkeys(name for name, *_ in theirs)):
