@@ -3,7 +3,6 @@
 from metarl_l2f.program import as_program
 
 import csv
-import gzip
 import itertools
 import sys
 from collections import defaultdict
@@ -15,7 +14,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 
-from metarl_l2f.evaluation import mean_interval, task_groups
+from metarl_l2f.evaluation import SCORES_FILE, Evaluation, mean_interval, read_scores, task_groups, write_scores
 from metarl_l2f.figures import learning_curve, save
 from metarl_l2f.launchers.kinds import REINFORCEMENT
 from metarl_l2f.launchers.meta_rl import evaluate, load_run
@@ -25,7 +24,7 @@ from metarl_l2f.training import checkpoint, metrics
 from metarl_l2f.training.config import from_json
 from metarl_l2f.training.loop import BEST_FILE
 
-SCORES_FILE = "scores.csv.gz"
+KEYS = ("method", "episodes", "seed")
 LEARNING = ["run", "iteration", "env_steps", "return/step_0", "return/step_1", "validation/return/step_1"]
 
 
@@ -71,8 +70,8 @@ class Scores:
 
     of: dict[Protocol, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
     """By protocol and seed: (N, k + 1), before adaptation and after 1 … k steps."""
-    tasks: dict[int, list[str]] = field(default_factory=dict)
-    """By seed: the N tasks, as text."""
+    tasks: dict[int, np.ndarray] = field(default_factory=dict)
+    """By seed: the tasks, (N, …)."""
 
     def check_paired(self) -> None:
         """Refuse methods with other seeds than the first, whose tasks would differ.
@@ -90,29 +89,27 @@ class Scores:
 
     def save(self, path: Path) -> None:
         """Write one line per method, protocol, seed and task."""
-        with gzip.open(path, "wt", newline="") as file:
-            writer = csv.writer(file)
-            steps = next(iter(next(iter(self.of.values())).values())).shape[1]
-            writer.writerow(["method", "episodes", "seed", "task", *(f"return_{step}" for step in range(steps))])
-            for (method, episodes), seeds in self.of.items():
-                for seed, values in seeds.items():
-                    for task, row in zip(self.tasks[seed], values, strict=True):
-                        writer.writerow([method, episodes, seed, task, *(repr(float(value)) for value in row)])
+        kept = {
+            (method, str(episodes), str(seed)): Evaluation(values, {}, tasks=self.tasks[seed])
+            for (method, episodes), seeds in self.of.items()
+            for seed, values in seeds.items()
+        }
+        write_scores(path, list(KEYS), kept)
 
 
 def load_scores(path: Path) -> Scores:
-    """Read what `Scores.save` wrote."""
-    rows: dict[Protocol, dict[int, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    """Read what `Scores.save` wrote.
+
+    Raises:
+        ValueError: the file holds another study's scores.
+    """
     scores = Scores()
-    with gzip.open(path, "rt", newline="") as file:
-        reader = csv.reader(file)
-        next(reader)
-        for method, episodes, seed, task, *values in reader:
-            rows[Protocol(method, int(episodes))][int(seed)].append([float(value) for value in values])
-            if len(rows) == 1:
-                scores.tasks.setdefault(int(seed), []).append(task)
-    for protocol, seeds in rows.items():
-        scores.of[protocol] = {seed: np.array(values) for seed, values in seeds.items()}
+    for key, evaluation in read_scores(path).items():
+        if len(key) != len(KEYS) or evaluation.tasks is None:
+            raise ValueError(f"{path} holds other scores than those of this study, by {', '.join(KEYS)}")
+        method, episodes, seed = key
+        scores.of[Protocol(method, int(episodes))][int(seed)] = evaluation.scores
+        scores.tasks[int(seed)] = evaluation.tasks
     return scores
 
 
@@ -136,7 +133,7 @@ def evaluated(options: Options) -> Scores:
                 raise ValueError(f"{run} is a second run of {settings.method} with seed {settings.seed}; give one")
             evaluation, _, tasks = evaluate(experiment, options.tasks, episodes, options.steps, settings.seed)
             scores.of[protocol][settings.seed] = evaluation.scores
-            scores.tasks[settings.seed] = [" ".join(map(str, np.ravel(task).tolist())) for task in tasks]
+            scores.tasks[settings.seed] = np.asarray(tasks)
         finally:
             experiment.close()
     return scores
@@ -168,16 +165,14 @@ def tables(scores: Scores) -> dict[str, list[list[object]]]:
             differences = {seed: first[seed] - second[seed] for seed in seeds}
             paired += [row(f"{ours} − {theirs}", e, step, differences) for step in steps]
     groups: list[list[object]] = []
-    every_task = [task for seed in seeds for task in scores.tasks[seed]]
-    if all(" " not in task for task in every_task):
-        masks = task_groups(np.array([float(task) for task in every_task]))
-        for (method, e), values in scores.of.items():
-            pooled = np.concatenate(list(values.values()))
-            groups += [
-                [method, e, step, label, int(mask.sum()), pooled[mask, step].mean()]
-                for step in steps
-                for label, mask in masks.items()
-            ]
+    masks = task_groups(np.concatenate([scores.tasks[seed] for seed in seeds]))
+    for (method, e), values in scores.of.items():
+        pooled = np.concatenate(list(values.values()))
+        groups += [
+            [method, e, step, label, int(mask.sum()), pooled[mask, step].mean()]
+            for step in steps
+            for label, mask in masks.items()
+        ]
     found = {"returns": [header, *returns], "paired": [header, *paired]}
     heading: list[object] = ["what", "episodes", "steps", "task", "tasks", "mean"]
     return found | ({"by_task": [heading, *groups]} if groups else {})

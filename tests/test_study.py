@@ -19,7 +19,7 @@ def by_hand() -> "Scores":
     for seed in (1, 2):
         scores.of[Protocol("l2f", 20)][seed] = np.hstack([before, before + 2 * seed])
         scores.of[Protocol("maml", 20)][seed] = np.hstack([before, before + 1])
-        scores.tasks[seed] = ["-1.0", "1.0"]
+        scores.tasks[seed] = np.array([-1.0, 1.0])
     return scores
 
 
