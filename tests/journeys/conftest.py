@@ -21,8 +21,8 @@ from .table import JOURNEYS, Recipe, shortened
 PARTS = ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 PARTS += ("launchers", "benchmarks", "examples", "envs", "metarl_l2f", "tests")
 """Of the working copy, what commands name by relative paths."""
-DEFAULTS = ("OMP_NUM_THREADS", "MPLBACKEND", "PYTHONWARNINGS")
-"""Variables that the test suite sets, and a reader does not."""
+DEFAULTS = ("OMP_NUM_THREADS", "MPLBACKEND", "PYTHONWARNINGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+"""Variables that the test suite sets, or make where it starts the suite, and a reader does not."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
