@@ -151,7 +151,7 @@ def row(name: str, episodes: int, step: int, by_seed: Mapping[int, np.ndarray]) 
 
 
 def tables(scores: Scores) -> dict[str, list[list[object]]]:
-    """returns, paired and by_task: rows with a heading each."""
+    """returns, paired (of several methods) and by_task (of tasks that are numbers): rows with a heading each."""
     scores.check_paired()
     seeds = next(iter(scores.of.values()))
     steps = range(next(iter(seeds.values())).shape[1])
@@ -173,9 +173,12 @@ def tables(scores: Scores) -> dict[str, list[list[object]]]:
             for step in steps
             for label, mask in masks.items()
         ]
-    found = {"returns": [header, *returns], "paired": [header, *paired]}
-    heading: list[object] = ["what", "episodes", "steps", "task", "tasks", "mean"]
-    return found | ({"by_task": [heading, *groups]} if groups else {})
+    found = {"returns": [header, *returns]}
+    if paired:
+        found["paired"] = [header, *paired]
+    if groups:
+        found["by_task"] = [["what", "episodes", "steps", "task", "tasks", "mean"], *groups]
+    return found
 
 
 def write(path: Path | None, rows: Sequence[Sequence[object]], show: bool = True) -> None:

@@ -285,14 +285,10 @@ FOUND: tuple[tuple[str, Recipe], ...] = (
 """Places that documents name, and what lies there."""
 
 SEEDS = (1, 2)
+METHODS = ("l2f", "maml", "maml-two-sigmas")
 SEVERAL = (
-    *(f"runs/navigation/{method}_seed{seed}" for method in ("l2f", "maml", "maml-two-sigmas") for seed in SEEDS),
-    *(
-        f"runs/cheetah_{task}/{method}_seed{seed}"
-        for task in ("dir", "vel")
-        for method in ("l2f", "maml")
-        for seed in SEEDS
-    ),
+    *(f"runs/navigation/{method}_seed{seed}" for method in METHODS for seed in SEEDS),
+    *(f"runs/cheetah_{task}/{method}_seed{seed}" for task in ("dir", "vel") for method in METHODS for seed in SEEDS),
     *(f"runs/sinusoid/{kind}{method}" for kind in ("", "disjoint_both_") for method in ("l2f", "maml")),
 )
 """Places that patterns such as runs/navigation/* stand for."""
