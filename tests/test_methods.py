@@ -108,6 +108,12 @@ def test_two_sigmas_is_maml_with_one_free_factor_on_sigma():
         run.close()
 
 
+def test_two_sigmas_needs_an_action_noise():
+    settings = dataclasses.replace(MetaRLSettings.for_domain(None, "maml-two-sigmas"), tasks_per_batch=2, horizon=2)
+    with pytest.raises(ValueError, match="Discrete actions: choose a method other than maml-two-sigmas"):
+        MetaRL("CartPole-v1", settings)
+
+
 def test_two_sigmas_with_a_factor_of_one_is_maml():
     """log σ + log 1 is log σ, and the gradient at θ is the same: one method, whose only addition is 1."""
     two = small("maml-two-sigmas")

@@ -5,7 +5,6 @@ learner's state and i: runs resume exactly, and two methods with one seed meet t
 """
 
 import copy
-import dataclasses
 import logging
 import math
 import time
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..checks import check_finite
-from ..core import L2F, Params
+from ..core import L2F, Attenuation, Params
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
 from ..networks import CategoricalPolicy, GaussianPolicy, Policy
 from ..shards import TASKS_PER_SHARD, Share
@@ -291,28 +290,25 @@ def _policy(settings: MetaRLSettings, sampler: Sampler) -> Policy:
 
 def _learner(settings: MetaRLSettings, sampler: Sampler) -> L2F:
     """A new policy with its meta-parameters."""
+    two_sigmas = settings.method == "maml-two-sigmas"
     if sampler.discrete and settings.initial_std_gamma is not None:
         raise ValueError(
             f"initial_std_gamma attenuates the action noise σ of Box actions; {sampler.name} has Discrete actions: "
-            f"leave it None, got {settings.initial_std_gamma}"
+            + ("choose a method other than maml-two-sigmas" if two_sigmas else "leave it None")
+            + f", got {settings.initial_std_gamma}"
         )
     policy = _policy(settings, sampler)
     logarithmic = [name for name, _ in policy.named_parameters() if name == "log_std"]
-    if settings.method == "maml":
-        attenuation = None
-    elif settings.method == "maml-two-sigmas":
-        attenuation = dataclasses.replace(settings.attenuation, conditioning="none")
-    else:
-        attenuation = settings.attenuation
+    attenuation = Attenuation(conditioning="none") if two_sigmas else settings.attenuation
 
     def attenuated(name: str) -> bool:
         if name in logarithmic:
             return settings.initial_std_gamma is not None
-        return settings.method != "maml-two-sigmas"
+        return not two_sigmas
 
     return L2F(
         policy,
-        attenuation,
+        None if settings.method == "maml" else attenuation,
         settings.inner,
         attenuated=attenuated,
         logarithmic=logarithmic,

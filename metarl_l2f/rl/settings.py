@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Self, cast, get_args
+from typing import Literal, cast, get_args
 
 from ..checks import check_numbers
 from ..core import Attenuation, InnerLoop
@@ -52,10 +52,11 @@ class MetaRLSettings:
     policy: PolicyNetwork = field(default_factory=PolicyNetwork)
     """The policy network."""
     attenuation: Attenuation = field(default_factory=lambda: Attenuation(initial_gamma=0.9))
-    """How L2F attenuates; ignored by MAML."""
+    """How L2F attenuates; ignored by `maml` and `maml-two-sigmas`."""
     initial_std_gamma: float | None = None
     """Attenuate the action noise σ too (log σ + log γ), starting from this γ in (0, 1), so that a policy may explore
-    loudly before adaptation and act quietly after; None keeps σ out of it. Box actions only; ignored by MAML."""
+    loudly before adaptation and act quietly after; None keeps σ out of it. For `maml-two-sigmas`, where the second σ
+    starts relative to the first. Box actions only; ignored by `maml`."""
     inner: InnerLoop = field(default_factory=InnerLoop)
     """The inner loop."""
     gradient: PolicyGradient = field(default_factory=PolicyGradient)
@@ -82,8 +83,8 @@ class MetaRLSettings:
                 "MetaRLSettings.for_domain(domain, 'l2f-paper'), which sets all that Algorithm 1 says"
             )
 
-    @classmethod
-    def for_domain(cls, domain: str | None = None, method: str = "l2f") -> Self:
+    @staticmethod
+    def for_domain(domain: str | None = None, method: str = "l2f") -> "MetaRLSettings":
         """A method at its best known setting; the launchers' defaults are these.
 
         Args:
@@ -97,8 +98,8 @@ class MetaRLSettings:
         if name is not None and name not in DOMAINS:
             raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, or None for any other, got {domain!r}")
         _check_method(method)
-        found = DOMAINS[name](method) if name is not None else _anywhere(method)
-        return cls(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+        known = cast(Method, method)
+        return _anywhere(known) if name is None else DOMAINS[name](known)
 
 
 def _check_method(method: str) -> None:
@@ -110,14 +111,14 @@ LOUD_THEN_QUIET = {"l2f", "maml-two-sigmas"}
 """Methods whose policies may explore with a large σ before adaptation and act with a small one after it."""
 
 
-def _anywhere(method: str) -> MetaRLSettings:
+def _anywhere(method: Method) -> MetaRLSettings:
     """The MAML paper's constants, in an environment that nobody has tuned for."""
     if method == "l2f-paper":
         return as_published(MetaRLSettings())
-    return MetaRLSettings(cast(Method, method), initial_std_gamma=0.5 if method == "maml-two-sigmas" else None)
+    return MetaRLSettings(method, initial_std_gamma=0.5 if method == "maml-two-sigmas" else None)
 
 
-def _navigation(method: str) -> MetaRLSettings:
+def _navigation(method: Method) -> MetaRLSettings:
     """2D navigation; `results/navigation/README.md` tells how the constants were found.
 
     Where σ is attenuated, steps beyond the trained one start from the quiet policy, whose gradients are larger by far,
@@ -136,7 +137,7 @@ def _navigation(method: str) -> MetaRLSettings:
             region=TrustRegion(max_kl=0.02),
         )
     return MetaRLSettings(
-        cast(Method, method),
+        method,
         policy=policy,
         initial_std_gamma=0.15,
         inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.001),
@@ -145,7 +146,7 @@ def _navigation(method: str) -> MetaRLSettings:
     )
 
 
-def _locomotion(method: str) -> MetaRLSettings:
+def _locomotion(method: Method) -> MetaRLSettings:
     """Running bodies: MAML's sizes, and the constants that `results/cheetah/README.md` tells of, for every method.
 
     L2F and the second σ let the policy act more quietly after adaptation than before it; steps beyond the trained one
@@ -157,7 +158,7 @@ def _locomotion(method: str) -> MetaRLSettings:
     quiet = method in LOUD_THEN_QUIET
     return dataclasses.replace(
         sizes,
-        method=cast(Method, method),
+        method=method,
         initial_std_gamma=0.5 if quiet else None,
         inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.05 if quiet else 0.5),
         gradient=PolicyGradient(discount=0.99, gae_lambda=0.95),
@@ -185,7 +186,7 @@ def as_published(
     )
 
 
-DOMAINS: Mapping[str, Callable[[str], MetaRLSettings]] = {
+DOMAINS: Mapping[str, Callable[[Method], MetaRLSettings]] = {
     "navigation": _navigation,
     "cheetah_dir": _locomotion,
     "cheetah_vel": _locomotion,
