@@ -5,7 +5,7 @@ ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
-CODE := $(wildcard metarl_l2f envs launchers tests benchmarks examples)
+CODE := $(wildcard metarl_l2f envs launchers tests benchmarks studies examples)
 
 # One name a launcher: `make cheetah-vel` runs launchers/cheetah_vel.py, whose first line is its help below.
 LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid image-classification prototypes embeddings leo evaluate \

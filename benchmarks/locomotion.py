@@ -25,9 +25,9 @@ from mujoco.batch import Batch
 
 from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.envs.half_cheetah import Velocity
+from metarl_l2f.parallel.memory import keep_freed_memory
 from metarl_l2f.rl.episodes import Episodes
 from metarl_l2f.training.config import provenance
-from metarl_l2f.training.memory import keep_freed_memory
 from metarl_l2f.training.seeding import Stream, generator
 
 ENVIRONMENT = "metarl_l2f/HalfCheetahVel-v0"

@@ -20,8 +20,8 @@ from torch.func import vmap
 
 from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.launchers.navigation import Navigation
+from metarl_l2f.parallel.memory import keep_freed_memory
 from metarl_l2f.training.config import provenance
-from metarl_l2f.training.memory import keep_freed_memory
 from metarl_l2f.training.seeding import Stream, generator
 
 

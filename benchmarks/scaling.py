@@ -25,9 +25,9 @@ import torch
 import tyro
 
 from metarl_l2f import MetaRL, MetaRLSettings
+from metarl_l2f.parallel.memory import keep_freed_memory
+from metarl_l2f.parallel.ranks import Group, join
 from metarl_l2f.training.config import provenance
-from metarl_l2f.training.group import Group, join
-from metarl_l2f.training.memory import keep_freed_memory
 
 ENVIRONMENT = "metarl_l2f/HalfCheetahVel-v0"
 MESSAGES_TIMED = 200

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from metarl_l2f import devices
 from metarl_l2f.core import Attenuation, InnerLoop
+from metarl_l2f.parallel import devices
+from metarl_l2f.parallel.memory import keep_freed_memory
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop
 from metarl_l2f.supervised.episodes import Images, Shape
 from metarl_l2f.supervised.experiment import MetaSupervised
@@ -23,7 +24,6 @@ from metarl_l2f.supervised.meta_loss import Batching
 from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import FREQUENCIES, Curves, SinusoidProblem
 from metarl_l2f.training.config import provenance
-from metarl_l2f.training.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import tyro
 
 from metarl_l2f.launchers.prototypes import load_network
 from metarl_l2f.launchers.run import USER_ERRORS, fail, quiet_machine, read_alone
-from metarl_l2f.supervised.embeddings import save_embeddings
+from metarl_l2f.supervised.leo.embeddings import save_embeddings
 
 IMAGES_AT_ONCE = 500  # Normalised together, like an episode's.
 

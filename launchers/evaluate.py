@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from metarl_l2f.evaluation import Comparison, Evaluation
 from metarl_l2f.launchers import meta_rl, supervised
 from metarl_l2f.launchers.kinds import FIXED, REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
@@ -24,7 +23,8 @@ from metarl_l2f.launchers.run import (
     read_config,
     read_state,
 )
-from metarl_l2f.report import write_report
+from metarl_l2f.reports.evaluation import Comparison, Evaluation
+from metarl_l2f.reports.page import write_report
 from metarl_l2f.training.config import from_json
 
 

@@ -18,17 +18,17 @@ import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from metarl_l2f import diagnostic_figures
 from metarl_l2f.core import Params
 from metarl_l2f.diagnostics import Inspection, manual_attenuation
-from metarl_l2f.evaluation import Evaluation, load_evaluation
-from metarl_l2f.figures import COLUMN, FORMATS, Log, gamma_heatmap, learning_curve, save, sinusoid_fit
 from metarl_l2f.launchers import meta_rl, sinusoid, supervised
 from metarl_l2f.launchers.kinds import FIXED, REINFORCEMENT, SUPERVISED, launcher_of
 from metarl_l2f.launchers.meta_rl import USER_ERRORS
 from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_alone, read_config
 from metarl_l2f.methods import label_of
-from metarl_l2f.report import EVALUATION_FILE
+from metarl_l2f.reports import diagnostics as diagnostic_figures
+from metarl_l2f.reports.evaluation import Evaluation, load_evaluation
+from metarl_l2f.reports.figures import COLUMN, FORMATS, Log, gamma_heatmap, learning_curve, save, sinusoid_fit
+from metarl_l2f.reports.page import EVALUATION_FILE
 from metarl_l2f.training import metrics
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command, flat, from_json

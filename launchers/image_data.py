@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from metarl_l2f.supervised.augmentation import with_mirrors
+from metarl_l2f.supervised.data.augmentation import with_mirrors
+from metarl_l2f.supervised.data.glyphs import load_glyphs
+from metarl_l2f.supervised.data.images import SPLITS, Omniglot, load_images
 from metarl_l2f.supervised.episodes import Images, Split
-from metarl_l2f.supervised.glyphs import load_glyphs
-from metarl_l2f.supervised.images import SPLITS, Omniglot, load_images
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from typing import Any
 
 import tyro
 
-from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers.run import (
     USER_ERRORS,
     RunOptions,
@@ -22,11 +20,13 @@ from metarl_l2f.launchers.run import (
     started,
     train_and_report,
 )
-from metarl_l2f.supervised.embeddings import load_embeddings
-from metarl_l2f.supervised.leo_experiment import PUBLISHED, LEOExperiment, LEOSettings
+from metarl_l2f.parallel.ranks import Group
+from metarl_l2f.reports.evaluation import Evaluation
+from metarl_l2f.reports.figures import learning_curve
+from metarl_l2f.supervised.leo.embeddings import load_embeddings
+from metarl_l2f.supervised.leo.experiment import PUBLISHED, LEOExperiment, LEOSettings
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command
-from metarl_l2f.training.group import Group
 
 NAME = "leo"
 

@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from metarl_l2f import devices
 from metarl_l2f.diagnostics import collapse_warnings, gap_warning
-from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers import run
 from metarl_l2f.launchers.run import (
     checkpoint_of,
@@ -26,14 +23,17 @@ from metarl_l2f.launchers.run import (
     warns_once,
 )
 from metarl_l2f.methods import label_of
+from metarl_l2f.parallel import devices
+from metarl_l2f.parallel.ranks import Group
+from metarl_l2f.parallel.shards import TASKS_PER_SHARD
+from metarl_l2f.reports.evaluation import Evaluation
+from metarl_l2f.reports.figures import learning_curve
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.settings import MetaRLSettings, Method
 from metarl_l2f.rl.workers import WorkerError
-from metarl_l2f.shards import TASKS_PER_SHARD
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, to_json
-from metarl_l2f.training.group import Group
 from metarl_l2f.training.loop import CONFIG_FILE
 from metarl_l2f.training.metrics import Shown
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import tyro
 
-from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers.image_data import ImageData
 from metarl_l2f.launchers.run import (
     USER_ERRORS,
@@ -24,10 +22,12 @@ from metarl_l2f.launchers.run import (
     started,
     train_and_report,
 )
+from metarl_l2f.parallel.ranks import Group
+from metarl_l2f.reports.evaluation import Evaluation
+from metarl_l2f.reports.figures import learning_curve
 from metarl_l2f.supervised.prototypes import PrototypeSettings, PrototypicalNetwork
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
-from metarl_l2f.training.group import Group
 
 NAME = "prototypes"
 SCORE = "accuracy/step_0"

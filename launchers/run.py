@@ -24,14 +24,15 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metarl_l2f.diagnostic_figures import by_layer
 from metarl_l2f.diagnostics import Inspection
-from metarl_l2f.figures import gamma_heatmap, save
-from metarl_l2f.report import REPORT_FILE, write_report
+from metarl_l2f.parallel.memory import keep_freed_memory
+from metarl_l2f.parallel.ranks import Group, RankError, StoppedError, join
+from metarl_l2f.reports.diagnostics import by_layer
+from metarl_l2f.reports.figures import gamma_heatmap, save
+from metarl_l2f.reports.page import REPORT_FILE, write_report
 from metarl_l2f.training.checkpoint import CheckpointError, writing
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command, flat, from_json, provenance, to_json
-from metarl_l2f.training.group import Group, RankError, StoppedError, join
 from metarl_l2f.training.loop import (
     BEST_FILE,
     CHECKPOINT_FILE,
@@ -42,7 +43,6 @@ from metarl_l2f.training.loop import (
     optional,
     train,
 )
-from metarl_l2f.training.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -357,7 +357,7 @@ def placed(options: Options, group: Group, name: str, method: str, seed: int) ->
 
 
 def quiet_machine() -> None:
-    """What makes training fast: threads work on whole tasks (shards.py); more inside an operation would fight those."""
+    """What makes training fast: threads work on whole tasks (parallel/shards.py); more inside an operation would fight those."""
     torch.set_num_threads(1)
     keep_freed_memory()
 

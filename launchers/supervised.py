@@ -8,10 +8,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from matplotlib.figure import Figure
 
-from metarl_l2f import devices
 from metarl_l2f.diagnostics import collapse_warnings, gap_warning
-from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import learning_curve
 from metarl_l2f.launchers import run
 from metarl_l2f.launchers.run import (
     checkpoint_of,
@@ -24,14 +21,17 @@ from metarl_l2f.launchers.run import (
     warns_once,
 )
 from metarl_l2f.methods import label_of
-from metarl_l2f.shards import rows_of
+from metarl_l2f.parallel import devices
+from metarl_l2f.parallel.ranks import Group
+from metarl_l2f.parallel.trees import rows_of
+from metarl_l2f.reports.evaluation import Evaluation
+from metarl_l2f.reports.figures import learning_curve
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.meta_loss import Batching, Problem
 from metarl_l2f.supervised.settings import Method, SupervisedSettings
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
-from metarl_l2f.training.group import Group
 from metarl_l2f.training.loop import CHECKPOINT_FILE, ranked_file
 from metarl_l2f.training.metrics import Shown
 

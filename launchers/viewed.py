@@ -18,16 +18,16 @@ from metarl_l2f.core import Params
 from metarl_l2f.diagnostics import conflict_by_task
 from metarl_l2f.envs.goals import DirectionGoals, SpeedGoals
 from metarl_l2f.envs.navigation import Navigation
-from metarl_l2f.figures import walked
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, load_run, mean_returns
 from metarl_l2f.launchers.play import LAST_FRAME_SECONDS, USUAL_FPS, chosen_task, film, filmable, in_words
 from metarl_l2f.launchers.run import read_config
 from metarl_l2f.methods import label_of
+from metarl_l2f.reports.figures import walked
+from metarl_l2f.reports.video import save, side_by_side
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.training.config import command
 from metarl_l2f.training.seeding import Stream, generator
-from metarl_l2f.video import save, side_by_side
 
 Kind = Literal["goal", "direction", "speed"]
 Format = Literal["mp4", "gif"]

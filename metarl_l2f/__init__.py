@@ -8,7 +8,7 @@ import metarl_l2f.program  # noqa: F401, for what it does while the rest is impo
 
 from . import envs
 from .core import L2F, Attenuation, InnerLoop
-from .networks import MLP, CategoricalPolicy, GaussianPolicy
+from .networks.policies import MLP, CategoricalPolicy, GaussianPolicy
 from .rl.adapted import Adapted, AdaptedPolicy, load_policy
 from .rl.experiment import MetaRL
 from .rl.meta_trpo import MetaTRPO, PolicyGradient

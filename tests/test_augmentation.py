@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl_l2f.supervised.augmentation import distort, with_mirrors, with_rotations
+from metarl_l2f.supervised.data.augmentation import distort, with_mirrors, with_rotations
 from metarl_l2f.supervised.episodes import Images
 
 

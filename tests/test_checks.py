@@ -24,7 +24,7 @@ from metarl_l2f.checks import check_finite, check_number
 from metarl_l2f.launchers import leo, navigation, sinusoid
 from metarl_l2f.rl import meta_trpo
 from metarl_l2f.rl.trpo import StepLog
-from metarl_l2f.supervised.leo_experiment import LEOSettings
+from metarl_l2f.supervised.leo.experiment import LEOSettings
 from metarl_l2f.supervised.prototypes import PrototypeSettings
 from metarl_l2f.training.checkpoint import load
 from metarl_l2f.training.metrics import read

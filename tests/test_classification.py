@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop
-from metarl_l2f.networks import Conv4, Norm, ResNet12, is_norm, track
-from metarl_l2f.shards import rows_of
-from metarl_l2f.supervised.augmentation import distort
+from metarl_l2f.networks.images import Conv4, Norm, ResNet12, is_norm, track
+from metarl_l2f.parallel.trees import rows_of
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
+from metarl_l2f.supervised.data.augmentation import distort
 from metarl_l2f.supervised.episodes import Images, Shape, draw_episodes
 from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.meta_loss import MetaLoss, adapt_to, meta_loss

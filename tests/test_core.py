@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import vmap
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop, attenuate, descend, embed, layer_of, share_gammas
-from metarl_l2f.networks import MLP
+from metarl_l2f.networks.policies import MLP
 
 SHAPES = {"a.weight": torch.Size([2, 3]), "a.bias": torch.Size([2]), "b.weight": torch.Size([1, 2])}
 

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from metarl_l2f import devices
 from metarl_l2f.core import Attenuation, InnerLoop
-from metarl_l2f.devices import Recorded, mapped, moved, tensors_of
+from metarl_l2f.parallel import devices
+from metarl_l2f.parallel.devices import Recorded
+from metarl_l2f.parallel.trees import mapped, moved, tensors_of
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from metarl_l2f.diagnostic_figures import by_layer, landscape_curves, manual_attenuation, scores_by_step
-from metarl_l2f.figures import COLUMN, save
+from metarl_l2f.reports.diagnostics import by_layer, landscape_curves, manual_attenuation, scores_by_step
+from metarl_l2f.reports.figures import COLUMN, save
 
 
 def marks(axes):

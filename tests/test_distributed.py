@@ -25,18 +25,18 @@ from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.diagnostics import degree_of_conflict
 from metarl_l2f.launchers import embeddings, evaluate, figures, navigation, play, run, viewer
 from metarl_l2f.launchers.navigation import Navigation
+from metarl_l2f.parallel.ranks import Group, RankError, StoppedError, join
+from metarl_l2f.parallel.shards import Share
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion
-from metarl_l2f.shards import Share
 from metarl_l2f.supervised.classification import Classifier, ImageProblem
-from metarl_l2f.supervised.embeddings import SPLITS, Embeddings
 from metarl_l2f.supervised.episodes import Images, Shape
 from metarl_l2f.supervised.experiment import MetaSupervised
-from metarl_l2f.supervised.leo_experiment import LEOExperiment, LEOSettings
+from metarl_l2f.supervised.leo.embeddings import SPLITS, Embeddings
+from metarl_l2f.supervised.leo.experiment import LEOExperiment, LEOSettings
 from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem
-from metarl_l2f.training.group import Group, RankError, StoppedError, join
 from metarl_l2f.training.loop import train
 from metarl_l2f.training.metrics import Shown
 
@@ -244,9 +244,9 @@ def test_a_share_of_nothing_is_refused(number, unit):
 
 def test_without_torchrun_a_process_is_alone_and_nothing_is_imported():
     code = (
-        "import sys; from metarl_l2f.launchers import navigation; from metarl_l2f.training.group import join;"
+        "import sys; from metarl_l2f.launchers import navigation; from metarl_l2f.parallel.ranks import join;"
         "group = join(1.0); assert type(group).__name__ == 'Group' and group.first;"
-        "assert 'metarl_l2f.training.distributed' not in sys.modules"
+        "assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -323,7 +323,7 @@ def test_what_fails_on_one_rank_fails_on_all_and_all_go_on():
 THREADS_LEFT = """
 import os, torch
 from pathlib import Path
-from metarl_l2f.training.group import join
+from metarl_l2f.parallel.ranks import join
 threads = lambda: {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
 with join(60.0) as group:
     import torch._dynamo  # torch.func does so at its first use

@@ -16,15 +16,15 @@ import torch
 
 from metarl_l2f import MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.launchers import cheetah_dir, navigation, sinusoid
-from metarl_l2f.supervised.embeddings import Embeddings
-from metarl_l2f.supervised.leo_experiment import LEOExperiment, LEOSettings
+from metarl_l2f.supervised.leo.embeddings import Embeddings
+from metarl_l2f.supervised.leo.experiment import LEOExperiment, LEOSettings
 from metarl_l2f.training.metrics import read
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 METRICS = ROOT / "docs" / "metrics.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAMS = [path for folder in ("launchers", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))]
+PROGRAMS = [path for folder in ("launchers", "benchmarks", "studies") for path in sorted((ROOT / folder).glob("*.py"))]
 
 OTHER_PROGRAMS_FLAGS = {
     "--logdir",

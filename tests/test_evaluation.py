@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from metarl_l2f.evaluation import Evaluation, load_evaluation, mean_interval, paired_differences, task_groups
+from metarl_l2f.reports.evaluation import Evaluation, load_evaluation, mean_interval, paired_differences, task_groups
 
 PROTOCOL = {"held_out_tasks": 3, "seed": 0}
 

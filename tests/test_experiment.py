@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metarl_l2f.core import Attenuation, InnerLoop
-from metarl_l2f.networks import CategoricalPolicy
+from metarl_l2f.networks.policies import CategoricalPolicy
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-lines_of = runpy.run_path(str(ROOT / "benchmarks" / "figure_numbers.py"))["lines_of"]
+lines_of = runpy.run_path(str(ROOT / "studies" / "figure_numbers.py"))["lines_of"]
 FINDINGS = " ".join((ROOT / "docs" / "findings.md").read_text("utf-8").split())
 
 

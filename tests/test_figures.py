@@ -10,7 +10,7 @@ import torch
 from matplotlib import image, pyplot
 from matplotlib.figure import Figure
 
-from metarl_l2f import figures
+from metarl_l2f.reports import figures
 from metarl_l2f.rl.episodes import Episodes
 from metarl_l2f.supervised.episodes import Task
 

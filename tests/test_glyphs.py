@@ -8,8 +8,8 @@ import pytest
 import torch
 from matplotlib.path import Path
 
-from metarl_l2f.supervised import glyphs
-from metarl_l2f.supervised.glyphs import (
+from metarl_l2f.supervised.data import glyphs
+from metarl_l2f.supervised.data.glyphs import (
     BOX,
     INSTANCES,
     LOOK_ALIKE,

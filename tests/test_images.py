@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metarl_l2f.supervised import files, pictures
-from metarl_l2f.supervised.images import SPLITS, Omniglot, load_images
+from metarl_l2f.supervised.data import files, pictures
+from metarl_l2f.supervised.data.images import SPLITS, Omniglot, load_images
 
 CLASSES = {"train": ("apple", "bear"), "val": ("cup",), "test": ("dog",)}
 NUMBERS = {"train": (3, 8), "val": (12,), "test": (70,)}

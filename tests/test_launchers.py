@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from metarl_l2f.launchers import ant, cheetah_dir, cheetah_vel, evaluate, figures, navigation, rand_params
+from metarl_l2f.parallel.ranks import Group
 from metarl_l2f.training.checkpoint import load
-from metarl_l2f.training.group import Group
 from metarl_l2f.training.metrics import read
 
 ROOT = Path(__file__).parents[1]

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-FOLDERS = ("metarl_l2f", "envs", "launchers", "tests", "benchmarks", "examples")
+FOLDERS = ("metarl_l2f", "envs", "launchers", "tests", "benchmarks", "studies", "examples")
 
 SIMULATORS = ("gymnasium", "mujoco")
 COMMAND_LINES = ("argparse", "click", "fire", "getopt", "optparse", "tyro")
 ALGORITHMS = tuple(
     f"metarl_l2f.{name}"
-    for name in ("core", "diagnostics", "networks", "rl", "supervised", "envs", "evaluation", "launchers")
+    for name in ("core", "diagnostics", "networks", "rl", "supervised", "envs", "reports", "launchers")
 )
 STEP_ENVIRONMENTS = tuple(
     f"metarl_l2f/rl/{name}.py" for name in ("sampling", "vectorise", "copies", "workers", "spaces", "adapted")
@@ -89,7 +89,7 @@ def is_public_name(found: Import) -> bool:
 def core_knows_neither_reward_nor_image(sources: list[Source]) -> Iterator[str]:
     forbidden = (
         *SIMULATORS,
-        *(f"metarl_l2f.{name}" for name in ("rl", "supervised", "envs", "evaluation", "launchers")),
+        *(f"metarl_l2f.{name}" for name in ("rl", "supervised", "envs", "reports", "launchers")),
     )
     for source in sources:
         if source.path == "metarl_l2f/core.py":
@@ -187,7 +187,7 @@ RULES = {
             "from .. import L2F",
             "from .. import networks",
             "from metarl_l2f import L2F",
-            "from metarl_l2f.evaluation import evaluate",
+            "from metarl_l2f.reports.evaluation import evaluate",
             "import metarl_l2f.envs",
             "import metarl_l2f",
         ],
@@ -208,7 +208,7 @@ RULES = {
 
 ALLOWED = {
     "metarl_l2f/core.py": ["import math", "import torch", "from .networks import MLP"],
-    "metarl_l2f/evaluation.py": ["import gymnasium", "from .rl import sampling"],
+    "metarl_l2f/reports/evaluation.py": ["import gymnasium", "from ..rl import sampling"],
     "metarl_l2f/rl/sampling.py": ["import gymnasium", "import mujoco", "from .vectorise import vectorise"],
     "metarl_l2f/rl/copies.py": ["import gymnasium", "import cloudpickle"],
     "metarl_l2f/rl/workers.py": ["import gymnasium", "from .copies import Copies"],

@@ -12,11 +12,12 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from metarl_l2f.core import Attenuation, embed
-from metarl_l2f.supervised import leo, leo_experiment
-from metarl_l2f.supervised.embeddings import SPLITS, Embeddings, draw_tasks, load_embeddings, save_embeddings
 from metarl_l2f.supervised.episodes import Shape
-from metarl_l2f.supervised.leo import Gaussian, Noise
-from metarl_l2f.supervised.leo_experiment import LEO, PUBLISHED, LEOExperiment, LEOSettings, draw_noise, no_noise
+from metarl_l2f.supervised.leo import equations as leo
+from metarl_l2f.supervised.leo import experiment as leo_experiment
+from metarl_l2f.supervised.leo.embeddings import SPLITS, Embeddings, draw_tasks, load_embeddings, save_embeddings
+from metarl_l2f.supervised.leo.equations import Gaussian, Noise
+from metarl_l2f.supervised.leo.experiment import LEO, PUBLISHED, LEOExperiment, LEOSettings, draw_noise, no_noise
 from metarl_l2f.training import checkpoint
 from metarl_l2f.training.checkpoint import CheckpointError
 

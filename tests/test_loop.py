@@ -20,6 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from metarl_l2f.parallel.ranks import RankError
 from metarl_l2f.training import (
     CheckpointError,
     MetricsLog,
@@ -32,7 +33,6 @@ from metarl_l2f.training import (
     metrics,
     train,
 )
-from metarl_l2f.training.group import RankError
 from metarl_l2f.training.metrics import Shown
 
 PACKAGE = str(Path(checkpoint.__file__).parent)

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop, embed
-from metarl_l2f.networks import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy
+from metarl_l2f.networks.policies import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy
 from metarl_l2f.rl.episodes import Batch
 from metarl_l2f.rl.meta_trpo import MetaData, MetaTRPO, PolicyGradient, policy_loss, surrogate_loss
 from metarl_l2f.rl.sampling import Sampler

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
 from torch.func import vmap
 
-from metarl_l2f.networks import MLP, Categorical, CategoricalPolicy, Gaussian, GaussianPolicy
+from metarl_l2f.networks.policies import MLP, Categorical, CategoricalPolicy, Gaussian, GaussianPolicy
 
 POLICIES = [GaussianPolicy, CategoricalPolicy]
 

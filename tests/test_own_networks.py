@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from metarl_l2f.core import InnerLoop
-from metarl_l2f.shards import rows_of
+from metarl_l2f.parallel.trees import rows_of
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings
 from metarl_l2f.training import checkpoint

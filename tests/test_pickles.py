@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl_l2f.supervised.pickles import load_arrays, read_arrays
+from metarl_l2f.supervised.data.pickles import load_arrays, read_arrays
 
 PLAIN: dict[str, Any] = {
     "bytes": np.arange(12, dtype=np.uint8).reshape(2, 2, 3),

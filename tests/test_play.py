@@ -13,10 +13,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from PIL import Image, ImageColor, ImageSequence
 
-from metarl_l2f import video
 from metarl_l2f.envs import navigation as plane
 from metarl_l2f.launchers import cheetah_dir, navigation, play
 from metarl_l2f.launchers.meta_rl import load_run
+from metarl_l2f.reports import video
 
 ROOT = Path(__file__).parents[1]
 HORIZON, SIZE = 6, 200

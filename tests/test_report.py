@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from metarl_l2f.evaluation import Evaluation
-from metarl_l2f.figures import save
 from metarl_l2f.launchers import evaluate, navigation
-from metarl_l2f.report import write_report
+from metarl_l2f.reports.evaluation import Evaluation
+from metarl_l2f.reports.figures import save
+from metarl_l2f.reports.page import write_report
 from metarl_l2f.training.config import command
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from metarl_l2f.launchers import navigation
 
-STUDY = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "study.py"))
+STUDY = runpy.run_path(str(Path(__file__).parents[1] / "studies" / "study.py"))
 Scores, Protocol = STUDY["Scores"], STUDY["Protocol"]
 
 

@@ -11,8 +11,8 @@ import torch
 
 from metarl_l2f.core import L2F, Attenuation, InnerLoop
 from metarl_l2f.diagnostics import degree_of_conflict
-from metarl_l2f.networks import MLP
-from metarl_l2f.shards import rows_of
+from metarl_l2f.networks.policies import MLP
+from metarl_l2f.parallel.trees import rows_of
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised, cosine, multi_step_weights
 from metarl_l2f.supervised.meta_loss import MetaLoss, adapt_to, meta_loss, support_loss

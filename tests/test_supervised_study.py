@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl_l2f.evaluation import Evaluation, read_scores, write_scores
 from metarl_l2f.launchers import sinusoid
+from metarl_l2f.reports.evaluation import Evaluation, read_scores, write_scores
 
 ROOT = Path(__file__).parents[1]
-supervised_study = runpy.run_path(str(ROOT / "benchmarks" / "supervised_study.py"))["main"]
+supervised_study = runpy.run_path(str(ROOT / "studies" / "supervised_study.py"))["main"]
 
 
 def rows_of(path):

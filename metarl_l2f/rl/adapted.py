@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from ..core import Params
-from ..networks import Policy, policy_from_layout, policy_layout
+from ..networks.policies import Policy, policy_from_layout, policy_layout
 from ..training.checkpoint import CheckpointError, load, save
 from .spaces import ActionSpace, Reader, from_plain, taken, to_plain
 

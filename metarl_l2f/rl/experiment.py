@@ -20,10 +20,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from ..checks import check_finite
 from ..core import L2F, Attenuation, Params
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
-from ..networks import CategoricalPolicy, GaussianPolicy, Policy
-from ..shards import TASKS_PER_SHARD, Share
+from ..networks.policies import CategoricalPolicy, GaussianPolicy, Policy
+from ..parallel.ranks import Group
+from ..parallel.shards import TASKS_PER_SHARD, Share
 from ..training.checkpoint import load_into
-from ..training.group import Group
 from ..training.seeding import Stream, generator, torch_generator
 from .adapted import Adapted, AdaptedPolicy
 from .meta_trpo import MetaTRPO, Rollouts

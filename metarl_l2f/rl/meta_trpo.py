@@ -3,7 +3,7 @@
 One meta-iteration: roll out the initialisation on N tasks, attenuate and adapt per task, roll out the adapted
 policies, and move (θ, φ, α) by a trust-region step on their surrogate loss, differentiated through the adaptation.
 
-Per-task functions are written for one task and vmapped over shards of a few tasks (../shards.py).
+Per-task functions are written for one task and vmapped over shards of a few tasks (../parallel/shards.py).
 """
 
 import itertools
@@ -21,10 +21,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..checks import check_numbers
 from ..core import L2F, Params, Start
-from ..devices import moved
 from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
-from ..networks import Distribution, Policy
-from ..shards import TASKS_PER_SHARD, Shards, Share, joined
+from ..networks.policies import Distribution, Policy
+from ..parallel.shards import TASKS_PER_SHARD, Shards, Share
+from ..parallel.trees import joined, moved
 from .baseline import fit_values
 from .episodes import Batch, Episodes, discounted_returns, generalised_advantages, standardise, to_batch
 from .sampling import Sampler

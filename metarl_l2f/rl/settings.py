@@ -7,7 +7,7 @@ from typing import Literal, cast, get_args
 
 from ..checks import check_numbers
 from ..core import Attenuation, InnerLoop
-from ..networks import Activation
+from ..networks.policies import Activation
 from .meta_trpo import PolicyGradient
 from .trpo import TrustRegion
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import Params
-from ..networks import Conv4, Pooling, ResNet12, is_norm
-from .augmentation import distort
+from ..networks.images import Conv4, Pooling, ResNet12, is_norm
+from .data.augmentation import distort
 from .episodes import Images, Shape, Split, Task, draw_episodes
 
 Backbone = Literal["conv4", "resnet12"]

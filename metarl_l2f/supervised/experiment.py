@@ -20,9 +20,10 @@ from torch.nn.utils import get_total_norm
 from ..checks import check_finite
 from ..core import L2F
 from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
-from ..shards import Share, rows_of
+from ..parallel.ranks import Group
+from ..parallel.shards import Share
+from ..parallel.trees import rows_of
 from ..training.checkpoint import load_into
-from ..training.group import Group
 from ..training.seeding import Stream, generator, torch_generator
 from .episodes import Split, Task
 from .meta_loss import Batching, MetaLoss, Problem

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 STATELESS = (
     "build it with track_running_stats=False, freeze its statistics with .eval(), or take a GroupNorm, a LayerNorm or "
-    "metarl_l2f.networks.Norm instead"
+    "metarl_l2f.networks.images.Norm instead"
 )
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from ..core import L2F, Params, Start
-from ..devices import Recorded, moved
 from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
-from ..networks import Norm, track
-from ..shards import Shards, Share, joined, rows_of
-from ..training.group import Group
+from ..networks.images import Norm, track
+from ..parallel.devices import Recorded
+from ..parallel.ranks import Group
+from ..parallel.shards import Shards, Share
+from ..parallel.trees import joined, moved, rows_of
 from .episodes import Split, Task
 from .layers import RandomLayers, explained, refuse_running_statistics
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checks import check_number
 from ..core import Params
-from ..networks import MLP
+from ..networks.policies import MLP
 from .episodes import Split, Task
 
 INPUT_RANGE = (-5.0, 5.0)

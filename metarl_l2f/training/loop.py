@@ -28,8 +28,8 @@ from typing import Any, Protocol, Self
 from filelock import FileLock, SoftFileLock, Timeout
 from tqdm import tqdm
 
+from ..parallel.ranks import Group, RankError, TogetherError
 from . import checkpoint
-from .group import Group, RankError, TogetherError
 from .metrics import METRICS_FILE, MetricsLog, Shown, gap, read
 
 logger = logging.getLogger(__name__)

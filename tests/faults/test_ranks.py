@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from metarl_l2f.launchers import cheetah_vel, image_classification, leo, navigation, sinusoid
-from metarl_l2f.supervised.embeddings import save_embeddings
+from metarl_l2f.supervised.leo.embeddings import save_embeddings
 from metarl_l2f.training.checkpoint import load
 from metarl_l2f.training.metrics import read
 

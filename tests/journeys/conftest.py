@@ -19,7 +19,7 @@ from .documents import ROOT
 from .table import JOURNEYS, Recipe, shortened
 
 PARTS = ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
-PARTS += ("launchers", "benchmarks", "examples", "envs", "metarl_l2f", "tests")
+PARTS += ("launchers", "benchmarks", "studies", "examples", "envs", "metarl_l2f", "tests")
 """Of the working copy, what commands name by relative paths."""
 DEFAULTS = ("OMP_NUM_THREADS", "MPLBACKEND", "PYTHONWARNINGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
 """Variables that the test suite sets, or make where it starts the suite, and a reader does not."""

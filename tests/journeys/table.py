@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from metarl_l2f.supervised.embeddings import load_embeddings
+from metarl_l2f.supervised.leo.embeddings import load_embeddings
 
 from . import promises
 
@@ -169,9 +169,9 @@ JOURNEYS: Mapping[str, Journey] = {
     "launchers/evaluate.py": Journey({"--tasks": "2"}, evaluates),
     "launchers/figures.py": Journey({"--tasks": "2"}, draws),
     "launchers/play.py": Journey({"--size": "200"}, films),
-    "benchmarks/study.py": Journey({"--tasks": "2", "--episodes": "2 3"}, writes_tables),
-    "benchmarks/supervised_study.py": Journey({}, writes_tables),
-    "benchmarks/leaving_ranges.py": Journey({"--curves": "5"}, writes_tables),
+    "studies/study.py": Journey({"--tasks": "2", "--episodes": "2 3"}, writes_tables),
+    "studies/supervised_study.py": Journey({}, writes_tables),
+    "studies/leaving_ranges.py": Journey({"--curves": "5"}, writes_tables),
     "benchmarks/meta_iteration.py": Journey(
         {"--iterations": "1", "--tasks-per-batch": "2", "--episodes-per-task": "2", "--horizon": "5"}, measures
     ),
@@ -187,7 +187,7 @@ JOURNEYS: Mapping[str, Journey] = {
     "benchmarks/soak.py": Journey(
         {"--navigation": "30", "--cheetah": "0", "--tasks": "2", "--episodes": "2", "--cycles": "1"}, measures
     ),
-    "benchmarks/figure_numbers.py": Journey({}, prints),
+    "studies/figure_numbers.py": Journey({}, prints),
     # Makes network namespaces, which takes root, and minutes.
     "benchmarks/two_hosts.py": Journey({"--help": ""}, prints),
 }

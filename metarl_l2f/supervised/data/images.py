@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from ..episodes import SPLITS, Images, Split
 from .augmentation import with_rotations
-from .episodes import SPLITS, Images, Split
 from .files import Tree, listed, open_tree
 from .layouts import LAYOUTS, Layout, omniglot_layout, recognised
 from .omniglot import OMNIGLOT_SIZE, Omniglot

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..methods import label_of
+from ..training import metrics
+from ..training.checkpoint import CheckpointError, write_atomically
+from ..training.checkpoint import load as load_checkpoint
+from ..training.config import command, flat
+from ..training.loop import CHECKPOINT_FILE, CONFIG_FILE
 from .evaluation import Evaluation, load_evaluation
-from .methods import label_of
-from .training import metrics
-from .training.checkpoint import CheckpointError, write_atomically
-from .training.checkpoint import load as load_checkpoint
-from .training.config import command, flat
-from .training.loop import CHECKPOINT_FILE, CONFIG_FILE
 
 REPORT_FILE = "report.html"
 EVALUATION_FILE = "evaluation.json"

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..training.checkpoint import write_atomically
-from .episodes import Shape, Split, Task, draw_rows
-from .pickles import load_arrays
+from ...training.checkpoint import write_atomically
+from ..data.pickles import load_arrays
+from ..episodes import Shape, Split, Task, draw_rows
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 

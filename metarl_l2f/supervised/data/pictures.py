@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 
-from .episodes import Images
+from ..episodes import Images
 from .files import FORMATS, File, Unreadable
 
 # Larger ones are no pictures but mistakes or attacks: 64 million pixels.

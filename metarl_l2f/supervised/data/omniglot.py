@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..training.seeding import Stream, generator
-from .episodes import SPLITS, Split
+from ...training.seeding import Stream, generator
+from ..episodes import SPLITS, Split
 from .files import SPLIT_NAME, File, Tree, class_folder, listed
 from .pictures import Picture, on_white, pictures_of
 

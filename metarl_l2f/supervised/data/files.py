@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .episodes import Split
+from ..episodes import Split
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "PNG": ("png", "apng"),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .episodes import Images
+from ..episodes import Images
 
 TURN = 10.0  # degrees
 SHIFT = 1 / 14  # of the image's width: two of 28 pixels

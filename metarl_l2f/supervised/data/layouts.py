@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .episodes import SPLITS, Split
+from ..episodes import SPLITS, Split
 from .files import IMAGE, SPLIT_NAME, SPLIT_NAMES, WRAPPERS, File, Tree, class_folder, entries, listed
 from .omniglot import CHARACTER, Omniglot, read_omniglot
 from .pickles import read_arrays

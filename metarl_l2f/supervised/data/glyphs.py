@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ..training.seeding import Stream, generator
-from .episodes import Images, Split
+from ...training.seeding import Stream, generator
+from ..episodes import Images, Split
 
 SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("LATIN", "GREEK", "CYRILLIC", "COPTIC", "CANADIAN SYLLABICS"),

@@ -13,10 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .devices import mapped, tensors_of
-from .training.group import Group
+from .ranks import Group
+from .trees import count, joined, mapped, rows_of, tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Shards:
 
     def map(self, function: Callable[..., Any], tree: Any) -> list[Any]:
         """function(shard) for every shard of a tree of tensors stacked over tasks."""
-        starts = range(0, _count(tree), self.tasks_per_shard)
+        starts = range(0, count(tree), self.tasks_per_shard)
         return self.map_list(function, [rows_of(tree, slice(i, i + self.tasks_per_shard)) for i in starts])
 
     def map_list(self, function: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
@@ -122,25 +121,3 @@ class Share:
         # Cloned, for pickling a view would send all that it is a view of.
         parts = self.group.gather(mapped(lambda leaf: leaf.detach().cpu().clone(), tree))
         return joined([part for part, counts in zip(parts, self.counted, strict=True) if counts])
-
-
-def rows_of(tree: Any, rows: slice | int) -> Any:
-    """The same rows, or the same single row, of every tensor of a tree."""
-    return mapped(lambda tensor: tensor[rows], tree)
-
-
-def _count(tree: Any) -> int:
-    while not isinstance(tree, Tensor):
-        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
-    return tree.shape[0]
-
-
-def joined(parts: Sequence[Any]) -> Any:
-    """Trees of tensors, one per shard, joined along the tasks again."""
-    head = parts[0]
-    if isinstance(head, Tensor):
-        return torch.cat(list(parts))
-    if isinstance(head, dict):
-        return {name: joined([part[name] for part in parts]) for name in head}
-    columns = [joined(column) for column in zip(*parts, strict=True)]
-    return type(head)(*columns) if hasattr(head, "_fields") else type(head)(columns)

@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from .trees import mapped, tensors_of
+
 Tree = TypeVar("Tree")
 
 
@@ -43,43 +45,6 @@ def prepare(name: str, tf32: bool = False) -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     return device
-
-
-def moved(tree: Tree, device: torch.device) -> Tree:
-    """The same tree of dicts, tuples and lists, with its tensors on a device.
-
-    On the way to a CUDA device they pass through pinned memory, so the copy runs while the CPU goes on.
-    """
-
-    def move(tensor: Tensor) -> Tensor:
-        if tensor.device == device or device.type == "cpu":
-            return tensor.to(device)
-        staged = tensor.contiguous().pin_memory() if tensor.device.type == "cpu" else tensor
-        return staged.to(device, non_blocking=True)
-
-    return mapped(move, tree)
-
-
-def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """function(tensor) for every tensor of a tree of dicts, tuples and lists, in a tree of the same shape."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, dict):
-        return {name: mapped(function, value) for name, value in tree.items()}
-    parts = [mapped(function, value) for value in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-
-
-def tensors_of(tree: Any) -> list[Tensor]:
-    """The tensors of a tree of dicts, tuples and lists, in order."""
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    mapped(note, tree)
-    return found
 
 
 WARM_UPS = 3

@@ -20,8 +20,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from ..training.checkpoint import write_atomically
 from .figures import FRAME, INK
-from .training.checkpoint import write_atomically
 
 FORMATS = (".mp4", ".gif")
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from metarl_l2f.evaluation import (
+from metarl_l2f.launchers.run import USER_ERRORS, fail, read_config
+from metarl_l2f.reports.evaluation import (
     SCORES_FILE,
     Evaluation,
     load_evaluation,
@@ -24,7 +25,6 @@ from metarl_l2f.evaluation import (
     read_scores,
     write_scores,
 )
-from metarl_l2f.launchers.run import USER_ERRORS, fail, read_config
 from metarl_l2f.training import metrics
 
 PAPER = {

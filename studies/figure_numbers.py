@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from metarl_l2f.evaluation import mean_interval
+from metarl_l2f.reports.evaluation import mean_interval
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .envs.navigation import move
+from ..envs.navigation import move
+from ..rl.episodes import Episodes
+from ..supervised.episodes import Task
+from ..training import metrics
+from ..training.checkpoint import write_atomically
 from .evaluation import mean_interval
-from .rl.episodes import Episodes
-from .supervised.episodes import Task
-from .training import metrics
-from .training.checkpoint import write_atomically
 
 Run = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
 Log = Sequence[Mapping[str, Any]]

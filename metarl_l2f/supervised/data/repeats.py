@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .episodes import Split
+from ..episodes import Split
 from .files import listed
 from .pictures import Picture
 

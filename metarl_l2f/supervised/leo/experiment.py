@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from ..checks import check_finite, check_numbers
-from ..core import L2F, Attenuation, Params
-from ..shards import Share, rows_of
-from ..training.checkpoint import load_into
-from ..training.group import Group
-from ..training.seeding import Stream, generator, torch_generator
+from ...checks import check_finite, check_numbers
+from ...core import L2F, Attenuation, Params
+from ...parallel.ranks import Group
+from ...parallel.shards import Share
+from ...parallel.trees import rows_of
+from ...training.checkpoint import load_into
+from ...training.seeding import Stream, generator, torch_generator
+from ..episodes import Shape, Split, Task
 from .embeddings import Embeddings, draw_tasks
-from .episodes import Shape, Split, Task
-from .leo import Noise, Outcome, assess, regulariser
+from .equations import Noise, Outcome, assess, regulariser
 
 logger = logging.getLogger(__name__)
 

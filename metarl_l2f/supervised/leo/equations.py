@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.func import grad
 from torch.nn import functional as F
 
-from ..core import L2F, Params, attenuate
-from .episodes import Task
+from ...core import L2F, Params, attenuate
+from ..episodes import Task
 
 
 class Gaussian(NamedTuple):

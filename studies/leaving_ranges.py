@@ -11,9 +11,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from metarl_l2f.evaluation import mean_interval
 from metarl_l2f.launchers.sinusoid import Sinusoid
 from metarl_l2f.launchers.supervised import load_run
+from metarl_l2f.reports.evaluation import mean_interval
 from metarl_l2f.supervised.sinusoid import FREQUENCIES, Curves, draw_tasks, train_and_test_curves
 
 

@@ -1,0 +1,69 @@
+"""Trees of tensors: dicts, tuples and lists, nested as they may be, with tensors at their ends."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Tree = TypeVar("Tree")
+
+
+def moved(tree: Tree, device: torch.device) -> Tree:
+    """The same tree of dicts, tuples and lists, with its tensors on a device.
+
+    On the way to a CUDA device they pass through pinned memory, so the copy runs while the CPU goes on.
+    """
+
+    def move(tensor: Tensor) -> Tensor:
+        if tensor.device == device or device.type == "cpu":
+            return tensor.to(device)
+        staged = tensor.contiguous().pin_memory() if tensor.device.type == "cpu" else tensor
+        return staged.to(device, non_blocking=True)
+
+    return mapped(move, tree)
+
+
+def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """function(tensor) for every tensor of a tree of dicts, tuples and lists, in a tree of the same shape."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {name: mapped(function, value) for name, value in tree.items()}
+    parts = [mapped(function, value) for value in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """The tensors of a tree of dicts, tuples and lists, in order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(note, tree)
+    return found
+
+
+def rows_of(tree: Any, rows: slice | int) -> Any:
+    """The same rows, or the same single row, of every tensor of a tree."""
+    return mapped(lambda tensor: tensor[rows], tree)
+
+
+def count(tree: Any) -> int:
+    """The length of a tree's tensors along their first axis, the tasks."""
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
+    return tree.shape[0]
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Trees of tensors, one per shard, joined along the tasks again."""
+    head = parts[0]
+    if isinstance(head, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(head, dict):
+        return {name: joined([part[name] for part in parts]) for name in head}
+    columns = [joined(column) for column in zip(*parts, strict=True)]
+    return type(head)(*columns) if hasattr(head, "_fields") else type(head)(columns)
