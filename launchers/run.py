@@ -357,7 +357,7 @@ def placed(options: Options, group: Group, name: str, method: str, seed: int) ->
 
 
 def quiet_machine() -> None:
-    """What makes training fast: threads work on whole tasks (parallel/shards.py); more inside an operation would fight those."""
+    """Set what makes training fast: threads work on whole tasks (parallel/shards.py), not inside an operation."""
     torch.set_num_threads(1)
     keep_freed_memory()
 
