@@ -102,28 +102,35 @@ def trained(build, dtype, group):
     return metrics, parameters_to_vector(learner.parameters()).detach().numpy()
 
 
-@pytest.mark.parametrize(
-    ("build", "dtype", "sizes", "tolerance"),
-    [
-        (meta_rl, torch.float32, (2, 3, 4), 1e-5),
-        (meta_rl, torch.float64, (2, 3, 4), 1e-10),
-        (supervised, torch.float32, (2, 3, 4), 1e-5),
-        (classification, torch.float32, (3,), 1e-5),
-        (latent, torch.float32, (3,), 1e-5),
-    ],
-)
-def test_any_number_of_ranks_gives_the_answer_of_one_process(build, dtype, sizes, tolerance):
+def of_one_process(build, dtype):
     try:
-        metrics, parameters = trained(build, dtype, None)
+        return trained(build, dtype, None)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_ranks_of_reinforcement_learning_equal_one_process_to_the_last_digit(dtype, size):
+    metrics, parameters = of_one_process(meta_rl, dtype)
+    for found_metrics, found in by_ranks(partial(trained, meta_rl, dtype), size):
+        np.testing.assert_array_equal(found, parameters)
+        for line, expected in zip(found_metrics, metrics, strict=True):
+            # The conflict is a sum over tasks in float64, whose order depends on the ranks; it moves no parameter.
+            conflict = {tag: value for tag, value in expected.items() if tag.startswith("conflict/")}
+            assert line == expected | {tag: pytest.approx(value, rel=1e-12) for tag, value in conflict.items()}
+
+
+@pytest.mark.parametrize(("build", "sizes"), [(supervised, (2, 3, 4)), (classification, (3,)), (latent, (3,))])
+def test_ranks_of_supervised_learning_equal_each_other_and_one_process_up_to_rounding(build, sizes):
+    metrics, parameters = of_one_process(build, torch.float32)
     for size in sizes:
-        ranks = by_ranks(partial(trained, build, dtype), size)
+        ranks = by_ranks(partial(trained, build, torch.float32), size)
         for found_metrics, found in ranks:
-            np.testing.assert_array_equal(found, ranks[0][1])  # in lockstep to the last bit
-            np.testing.assert_allclose(found, parameters, rtol=0, atol=tolerance)
+            np.testing.assert_array_equal(found, ranks[0][1])
+            np.testing.assert_allclose(found, parameters, rtol=0, atol=1e-5)
             for line, expected in zip(found_metrics, metrics, strict=True):
-                assert line == pytest.approx(expected, rel=tolerance, abs=tolerance)
+                assert line == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("build", [meta_rl, supervised, classification, latent])
