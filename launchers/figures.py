@@ -26,13 +26,17 @@ from metarl_l2f.launchers.meta_rl import USER_ERRORS
 from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_alone, read_config
 from metarl_l2f.methods import label_of
 from metarl_l2f.reports import diagnostics as diagnostic_figures
+from metarl_l2f.reports.curves import learning_curve
+from metarl_l2f.reports.diagnostics import gamma_heatmap
 from metarl_l2f.reports.evaluation import Evaluation, load_evaluation
-from metarl_l2f.reports.figures import COLUMN, FORMATS, Log, gamma_heatmap, learning_curve, save, sinusoid_fit
+from metarl_l2f.reports.fits import sinusoid_fit
 from metarl_l2f.reports.page import EVALUATION_FILE
+from metarl_l2f.reports.style import COLUMN, FORMATS, save
 from metarl_l2f.training import metrics
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command, flat, from_json
-from metarl_l2f.training.loop import CHECKPOINT_FILE
+from metarl_l2f.training.metrics import Log
+from metarl_l2f.training.run_folder import CHECKPOINT_FILE
 from metarl_l2f.training.seeding import Stream, generator
 
 FACTORS = tuple(round(0.1 * number, 1) for number in range(1, 11))

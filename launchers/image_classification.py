@@ -16,7 +16,7 @@ from metarl_l2f.launchers.prototypes import load_network
 from metarl_l2f.launchers.run import USER_ERRORS, fail, started
 from metarl_l2f.launchers.supervised import RunOptions, best_states, launch
 from metarl_l2f.reports.evaluation import Evaluation
-from metarl_l2f.reports.figures import few_shot_episode
+from metarl_l2f.reports.fits import few_shot_episode
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
 from metarl_l2f.supervised.episodes import Shape
 from metarl_l2f.supervised.experiment import MetaSupervised

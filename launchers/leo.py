@@ -21,8 +21,8 @@ from metarl_l2f.launchers.run import (
     train_and_report,
 )
 from metarl_l2f.parallel.ranks import Group
+from metarl_l2f.reports.curves import learning_curve
 from metarl_l2f.reports.evaluation import Evaluation
-from metarl_l2f.reports.figures import learning_curve
 from metarl_l2f.supervised.leo.embeddings import load_embeddings
 from metarl_l2f.supervised.leo.experiment import PUBLISHED, LEOExperiment, LEOSettings
 from metarl_l2f.training.checkpoint import load as load_checkpoint

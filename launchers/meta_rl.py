@@ -26,16 +26,16 @@ from metarl_l2f.methods import label_of
 from metarl_l2f.parallel import devices
 from metarl_l2f.parallel.ranks import Group
 from metarl_l2f.parallel.shards import TASKS_PER_SHARD
+from metarl_l2f.reports.curves import learning_curve
 from metarl_l2f.reports.evaluation import Evaluation
-from metarl_l2f.reports.figures import learning_curve
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.settings import MetaRLSettings, Method
 from metarl_l2f.rl.workers import WorkerError
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json, to_json
-from metarl_l2f.training.loop import CONFIG_FILE
 from metarl_l2f.training.metrics import Shown
+from metarl_l2f.training.run_folder import CONFIG_FILE
 
 USER_ERRORS: tuple[type[Exception], ...] = (*run.USER_ERRORS, WorkerError)
 """What ends a program with one clear message instead of a traceback."""

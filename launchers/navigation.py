@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
 from metarl_l2f.launchers.run import fail, started
-from metarl_l2f.reports.figures import navigation_paths
+from metarl_l2f.reports.paths import navigation_paths
 from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.settings import MetaRLSettings
 

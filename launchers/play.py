@@ -20,7 +20,8 @@ import tyro
 from metarl_l2f.launchers.meta_rl import USER_ERRORS, load_run
 from metarl_l2f.launchers.run import fail, read_alone
 from metarl_l2f.methods import label_of
-from metarl_l2f.reports.video import Clip, checked_path, minus, save, shown, side_by_side
+from metarl_l2f.reports.style import minus
+from metarl_l2f.reports.video import Clip, checked_path, save, shown, side_by_side
 from metarl_l2f.rl.adapted import Adapted, AdaptedPolicy
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.training.seeding import Stream, generator

@@ -23,8 +23,8 @@ from metarl_l2f.launchers.run import (
     train_and_report,
 )
 from metarl_l2f.parallel.ranks import Group
+from metarl_l2f.reports.curves import learning_curve
 from metarl_l2f.reports.evaluation import Evaluation
-from metarl_l2f.reports.figures import learning_curve
 from metarl_l2f.supervised.prototypes import PrototypeSettings, PrototypicalNetwork
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json

@@ -27,22 +27,15 @@ from torch import Tensor
 from metarl_l2f.diagnostics import Inspection
 from metarl_l2f.parallel.memory import keep_freed_memory
 from metarl_l2f.parallel.ranks import Group, RankError, StoppedError, join
-from metarl_l2f.reports.diagnostics import by_layer
-from metarl_l2f.reports.figures import gamma_heatmap, save
+from metarl_l2f.reports.diagnostics import by_layer, gamma_heatmap
 from metarl_l2f.reports.page import REPORT_FILE, write_report
-from metarl_l2f.training.checkpoint import CheckpointError, writing
+from metarl_l2f.reports.style import save
+from metarl_l2f.training.checkpoint import CheckpointError
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command, flat, from_json, provenance, to_json
-from metarl_l2f.training.loop import (
-    BEST_FILE,
-    CHECKPOINT_FILE,
-    CONFIG_FILE,
-    Experiment,
-    Outcome,
-    newest,
-    optional,
-    train,
-)
+from metarl_l2f.training.files import writing
+from metarl_l2f.training.loop import Experiment, Outcome, optional, train
+from metarl_l2f.training.run_folder import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -473,7 +466,7 @@ def train_and_report(
     def check() -> None:
         if options.resume is not None and (folder / CHECKPOINT_FILE).exists():
             for key, expected in {**config, "launcher": name}.items():
-                read_state(newest(folder), key, expected, options.may_change_on_resume)
+                read_state(RunFolder(folder).newest(), key, expected, options.may_change_on_resume)
 
     with _resumable(name, folder, group):
         group.from_first(check)

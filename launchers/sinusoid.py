@@ -14,7 +14,7 @@ from metarl_l2f.launchers.run import USER_ERRORS, fail, started
 from metarl_l2f.launchers.supervised import RunOptions, launch, load_run
 from metarl_l2f.methods import label_of
 from metarl_l2f.reports.evaluation import Evaluation
-from metarl_l2f.reports.figures import sinusoid_fit
+from metarl_l2f.reports.fits import sinusoid_fit
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.settings import SupervisedSettings

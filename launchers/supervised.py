@@ -24,16 +24,16 @@ from metarl_l2f.methods import label_of
 from metarl_l2f.parallel import devices
 from metarl_l2f.parallel.ranks import Group
 from metarl_l2f.parallel.trees import rows_of
+from metarl_l2f.reports.curves import learning_curve
 from metarl_l2f.reports.evaluation import Evaluation
-from metarl_l2f.reports.figures import learning_curve
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.meta_loss import Batching, Problem
 from metarl_l2f.supervised.settings import Method, SupervisedSettings
 from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import from_json
-from metarl_l2f.training.loop import CHECKPOINT_FILE, ranked_file
 from metarl_l2f.training.metrics import Shown
+from metarl_l2f.training.run_folder import CHECKPOINT_FILE, RunFolder
 
 INSPECTED_TASKS = 25
 """Validation tasks that a look at a run in training takes."""
@@ -157,7 +157,7 @@ def load_run(
 def best_states(folder: Path) -> list[dict[str, Any]]:
     """The experiment's states after the best validations that a run kept, best first."""
     ranking = load_checkpoint(folder / CHECKPOINT_FILE)["ranking"]
-    return [load_checkpoint(ranked_file(folder, entry["iteration"]))["experiment"] for entry in ranking]
+    return [load_checkpoint(RunFolder(folder).ranked(entry["iteration"]))["experiment"] for entry in ranking]
 
 
 def inspected_tasks(experiment: MetaSupervised) -> Task:

@@ -22,7 +22,7 @@ from metarl_l2f.launchers.meta_rl import USER_ERRORS, load_run, mean_returns
 from metarl_l2f.launchers.play import LAST_FRAME_SECONDS, USUAL_FPS, chosen_task, film, filmable, in_words
 from metarl_l2f.launchers.run import read_config
 from metarl_l2f.methods import label_of
-from metarl_l2f.reports.figures import walked
+from metarl_l2f.reports.paths import walked
 from metarl_l2f.reports.video import save, side_by_side
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.meta_trpo import Rollouts

@@ -18,11 +18,12 @@ from metarl_l2f.launchers.kinds import REINFORCEMENT
 from metarl_l2f.launchers.meta_rl import evaluate, load_run
 from metarl_l2f.launchers.run import fail, quiet_machine, read_config
 from metarl_l2f.methods import label_of
+from metarl_l2f.reports.curves import learning_curve
 from metarl_l2f.reports.evaluation import SCORES_FILE, Evaluation, mean_interval, read_scores, task_groups, write_scores
-from metarl_l2f.reports.figures import learning_curve, save
+from metarl_l2f.reports.style import save
 from metarl_l2f.training import checkpoint, metrics
 from metarl_l2f.training.config import from_json
-from metarl_l2f.training.loop import BEST_FILE
+from metarl_l2f.training.run_folder import BEST_FILE
 
 KEYS = ("method", "episodes", "seed")
 LEARNING = ["run", "iteration", "env_steps", "return/step_0", "return/step_1", "validation/return/step_1"]

@@ -14,6 +14,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import hypothesis
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from metarl_l2f.training.config import provenance
 
@@ -39,6 +40,19 @@ def nothing_optional_fails(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     failed = [record.getMessage() for record in caplog.get_records("call") if "goes on without it" in record.msg]
     assert not failed, failed
+
+
+@pytest.fixture
+def fits_its_page() -> Callable[[Figure], None]:
+    """fits_its_page(figure): nothing that is drawn reaches beyond the picture's edges."""
+
+    def check(figure: Figure) -> None:
+        figure.draw_without_rendering()
+        inside = figure.get_tightbbox()
+        assert inside.x0 >= 0 and inside.y0 >= 0
+        assert inside.x1 <= figure.get_figwidth() and inside.y1 <= figure.get_figheight()
+
+    return check
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarl_l2f.training import CheckpointError, checkpoint
+from metarl_l2f.training import checkpoint, files
+from metarl_l2f.training.checkpoint import CheckpointError
 
 STATE: dict[str, Any] = {
     "iteration": 7,
@@ -220,7 +221,7 @@ def open_on_full_disk(_, mode):
 
 @pytest.mark.parametrize(
     ("module", "name", "broken"),
-    [(checkpoint, "open", open_on_full_disk), (os, "fsync", no_space), (os, "replace", no_space)],
+    [(files, "open", open_on_full_disk), (os, "fsync", no_space), (os, "replace", no_space)],
     ids=["write", "fsync", "rename"],
 )
 def test_a_full_disk_leaves_the_previous_checkpoint(path, module, name, broken, monkeypatch):

@@ -25,7 +25,10 @@ from metarl_l2f.supervised.prototypes import (
     distance_logits,
 )
 from metarl_l2f.supervised.settings import MetaOptimiser, SupervisedSettings
-from metarl_l2f.training import CheckpointError, Stream, checkpoint, generator, train
+from metarl_l2f.training import checkpoint
+from metarl_l2f.training.checkpoint import CheckpointError
+from metarl_l2f.training.loop import train
+from metarl_l2f.training.seeding import Stream, generator
 
 
 def images(classes=6, each=5, size=16, channels=1, seed=0):

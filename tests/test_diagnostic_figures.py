@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
-from metarl_l2f.reports.diagnostics import by_layer, landscape_curves, manual_attenuation, scores_by_step
-from metarl_l2f.reports.figures import COLUMN, save
+from metarl_l2f.reports.diagnostics import by_layer, gamma_heatmap, landscape_curves, manual_attenuation, scores_by_step
+from metarl_l2f.reports.style import COLUMN, save
 
 
 def marks(axes):
@@ -89,13 +90,27 @@ ATTENUATED = ({layer: [1.0] for layer in LAYERS},)
         by_layer({"L2F": [dict.fromkeys(LAYERS, 0.5)], "MAML": [dict.fromkeys(LAYERS, 0.4)]}, "γ", width=COLUMN),
         manual_attenuation(dict.fromkeys(("L2F", "MAML"), ATTENUATED), (1.0,), "return", width=COLUMN),
         landscape_curves({"L2F": [lines(1.0, 2.0)], "MAML": [lines(1.0, 2.0)]}, width=COLUMN),
+        gamma_heatmap({"mean.layers.0.weight": torch.rand(20, 1)}, width=COLUMN),
     ],
-    ids=["scores by step", "by layer", "manual attenuation", "landscape"],
+    ids=["scores by step", "by layer", "manual attenuation", "landscape", "γ"],
 )
-def test_pictures_fit_a_column_of_a_paper(picture, tmp_path):
+def test_pictures_fit_a_column_of_a_paper(picture, tmp_path, fits_its_page):
     save(picture, tmp_path / "picture.pdf")
-    picture.draw_without_rendering()
-    inside = picture.get_tightbbox()
-    assert inside.x0 >= 0 and inside.x1 <= COLUMN and inside.y1 <= picture.get_figheight()
+    fits_its_page(picture)
     sizes = {text.get_fontsize() for axes in picture.axes for text in axes.get_xticklabels() + axes.get_yticklabels()}
     assert min(sizes) >= 7  # points, as printed
+
+
+def test_the_heatmap_has_a_row_a_tensor_and_its_tasks_in_order():
+    gamma = {"a": torch.tensor([[0.9, 0.7], [0.2, 0.4], [0.5, 0.5]]), "b": torch.tensor([[0.3], [0.1], [0.2]])}
+    axes = gamma_heatmap(gamma).axes[0]
+    # Means of a: 0.8, 0.3, 0.5; with b's: 0.55, 0.2, 0.35 a task, so the order is 1, 2, 0.
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.3, 0.5, 0.8], [0.1, 0.2, 0.3]], atol=1e-6)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    (beside,) = axes.child_axes
+    assert [label.get_text() for label in beside.get_yticklabels()] == ["0.53 ± 0.21", "0.20 ± 0.08"]
+
+
+def test_maml_has_no_heatmap():
+    with pytest.raises(ValueError, match="MAML attenuates nothing; draw a run of L2F"):
+        gamma_heatmap({})

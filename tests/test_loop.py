@@ -1,7 +1,5 @@
 """The outer loop: a run that is stopped in any way and continued is the run that was never stopped."""
 
-import errno
-import fcntl
 import json
 import math
 import multiprocessing
@@ -9,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -21,19 +18,12 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from metarl_l2f.parallel.ranks import RankError
-from metarl_l2f.training import (
-    CheckpointError,
-    MetricsLog,
-    RunExistsError,
-    RunLockedError,
-    RunMissingError,
-    Stream,
-    checkpoint,
-    generator,
-    metrics,
-    train,
-)
-from metarl_l2f.training.metrics import Shown
+from metarl_l2f.training import checkpoint, metrics
+from metarl_l2f.training.checkpoint import CheckpointError
+from metarl_l2f.training.loop import train
+from metarl_l2f.training.metrics import MetricsLog, Shown
+from metarl_l2f.training.run_folder import RunExistsError, RunLockedError, RunMissingError
+from metarl_l2f.training.seeding import Stream, generator
 
 PACKAGE = str(Path(checkpoint.__file__).parent)
 
@@ -315,23 +305,9 @@ def test_a_new_run_does_not_touch_an_old_one(tmp_path, unbroken):
     assert left_by(tmp_path) == unbroken
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoint.pt", "best.pt"])
-def test_any_file_of_a_run_makes_a_run(tmp_path, name):
-    (tmp_path / name).touch()
-    with pytest.raises(RunExistsError, match=rf"already holds a run \({name}\)"):
-        run(tmp_path)
-
-
 def test_a_folder_with_other_files_takes_a_new_run(tmp_path):
     (tmp_path / "notes.txt").touch()
     assert run(tmp_path).iteration == 5
-
-
-def test_only_a_run_can_be_resumed(tmp_path):
-    for directory in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(RunMissingError, match=r"holds no run to resume.* or start a new run with --log-dir"):
-            run(directory, resume=True)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-100]), Path.unlink])
@@ -382,67 +358,6 @@ def test_one_folder_takes_one_run_at_a_time(tmp_path, resume):
     assert run(tmp_path, Interrupted(3, start_another)).iteration == 5
     # Free again afterwards.
     assert run(tmp_path, resume=True, iterations=6).iteration == 6
-
-
-def test_a_lock_held_by_another_process_is_respected(tmp_path):
-    with open(tmp_path / ".lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunLockedError):
-            run(tmp_path)
-    assert run(tmp_path).iteration == 5
-
-
-def test_a_forked_process_that_outlives_the_run_does_not_hold_its_lock(tmp_path, monkeypatch):
-    flock = fcntl.flock
-    inherited = []
-
-    def flock_and_fork(lock, operation):
-        flock(lock, operation)
-        inherited.append(os.dup(lock))  # the same open file, as a forked process has it
-
-    monkeypatch.setattr(fcntl, "flock", flock_and_fork)
-    run(tmp_path)
-    assert run(tmp_path, resume=True, iterations=6).iteration == 6
-    for descriptor in inherited:
-        os.close(descriptor)
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
-def test_a_file_system_without_locks_is_trained_on_without_one(tmp_path, monkeypatch, capsys, unbroken, number):
-    def refuse(lock, operation):
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", refuse)
-        assert run(tmp_path).iteration == 5
-    assert left_by(tmp_path) == unbroken
-    said = capsys.readouterr().err
-    assert f"training without a lock, for {tmp_path / '.lock'} cannot have one: {os.strerror(number)}" in said
-    assert run(tmp_path, resume=True, iterations=6).iteration == 6  # Nothing is left behind that would bar the next.
-
-
-def test_another_fault_of_a_lock_is_named(tmp_path, monkeypatch):
-    def fail(lock, operation):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(fcntl, "flock", fail)
-    with pytest.raises(OSError, match=r"Input/output error \(make room.*\.lock"):
-        run(tmp_path)
-
-
-def test_a_python_without_posix_modules_trains_without_a_lock(tmp_path):
-    program = (
-        "import sys\n"
-        "for name in ('fcntl', 'resource', 'termios', 'pwd', 'grp', 'tty', 'pty', 'syslog'):\n"
-        "    sys.modules[name] = None\n"
-        "from metarl_l2f.launchers.navigation import main\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    flags = ["--tasks-per-batch", "2", "--episodes-per-task", "2", "--horizon", "5", "--evaluation-tasks", "0"]
-    flags += ["--iterations", "1", "--threads", "1", "--log-dir", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-c", program, *flags], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"{tmp_path / 'run' / '.lock'} cannot have one: Function not implemented" in done.stderr
 
 
 def test_a_full_disk_ends_the_run_and_the_previous_checkpoint_loads(tmp_path, unbroken, monkeypatch):

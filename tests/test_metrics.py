@@ -11,10 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout  # type: ignore[import-untyped]
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 
-from metarl_l2f.training import MetricsLog, metrics
-from metarl_l2f.training.metrics import Shown
+from metarl_l2f.training import metrics
+from metarl_l2f.training.metrics import MetricsLog, Shown
 
 
 def log_iterations(directory, iterations, resume_from=None, offset=0.0):
@@ -78,29 +77,24 @@ def test_tensorboard_shows_an_iteration_at_once(tmp_path):
             assert len(board(tmp_path, "kl")) == iteration
 
 
-def test_tensorboard_shows_histograms_pictures_charts_and_hyper_parameters(tmp_path):
+def test_tensorboard_shows_histograms_and_pictures(tmp_path):
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([0, 1], [0, 1])
-    options = {"seed": 3, "settings": {"method": "l2f", "hidden": [64, 64], "rate": 0.1, "clip": None, "learned": True}}
     with MetricsLog(tmp_path, None) as log:
-        log.describe(options, "validation/return/step_1")
         log.show(7, Shown({}, {"gamma/a": np.array([0.1, 0.9])}, {"paths": figure}))
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     (histogram,), (picture,) = events.Histograms("gamma/a"), events.Images("paths")
     assert (histogram.step, histogram.histogram_value.min, histogram.histogram_value.max) == (7, 0.1, 0.9)
     assert picture.step == 7 and picture.encoded_image_string.startswith(b"\x89PNG")
-    layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+
+
+def test_a_new_log_gathers_tags_into_charts_and_a_resumed_one_does_not_again(tmp_path):
+    log_iterations(tmp_path, [1])
+    log_iterations(tmp_path, [2], resume_from=1)
+    (event,) = EventAccumulator(str(tmp_path)).Reload().Tensors("custom_scalars__config__")
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
     assert charts["conflict by layer, radians"] == ["^conflict/"]
-    start = HParamsPluginData.FromString(events.summary_metadata["_hparams_/session_start_info"].plugin_data.content)
-    listed = start.session_start_info.hparams
-    assert (listed["seed"].number_value, listed["settings.method"].string_value) == (3, "l2f")
-    assert listed["settings.hidden"].string_value == "[64, 64]" and listed["settings.clip"].string_value == "null"
-    assert listed["settings.learned"].number_value == 1
-    experiment = HParamsPluginData.FromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
-    assert [info.name.tag for info in experiment.experiment.metric_infos] == ["validation/return/step_1"]
-    first = [info.name for info in experiment.experiment.hparam_infos if info.differs]
-    assert first == ["settings.method"]  # of options that end in one of metrics.COMPARED
 
 
 def test_the_charts_gather_the_tags_of_runs():

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from metarl_l2f.launchers import evaluate, navigation
 from metarl_l2f.reports.evaluation import Evaluation
-from metarl_l2f.reports.figures import save
 from metarl_l2f.reports.page import write_report
+from metarl_l2f.reports.style import save
 from metarl_l2f.training.config import command
 
 

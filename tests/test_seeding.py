@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl_l2f.training import Stream, generator, torch_generator
+from metarl_l2f.training.seeding import Stream, generator, torch_generator
 
 
 def draw(seed, stream, *keys):

@@ -26,7 +26,9 @@ from metarl_l2f.supervised.sinusoid import (
     sine,
     train_and_test_curves,
 )
-from metarl_l2f.training import CheckpointError, checkpoint, train
+from metarl_l2f.training import checkpoint
+from metarl_l2f.training.checkpoint import CheckpointError
+from metarl_l2f.training.loop import train
 
 WHOLE = Curves(frequency=FREQUENCIES)
 

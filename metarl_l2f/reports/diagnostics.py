@@ -1,33 +1,37 @@
 """Pictures of what L2F argues about: conflict, γ, the landscape, attenuation by hand (Figures 2, 3 and 5 of the paper).
 
-Several runs under one label are seeds of one method: means over them, with 95 % t-intervals. Drawn as in figures.py.
+Several runs under one label are seeds of one method, drawn as means over seeds with 95 % t-intervals.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+from torch import Tensor
 
+from ..training.metrics import Log
 from .evaluation import mean_interval
-from .figures import COLOURS, FEW_POINTS, INK, LEGEND_HEIGHT, NARROW, SMALL_SIZE, TEXT_SIZE, Log, finish_panel
+from .style import COLOURS, FEW_POINTS, INK, LEGEND_HEIGHT, NARROW, SMALL_SIZE, TEXT, finish_panel, legend_above
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # One more than colours: together they tell many lines apart.
-SPREAD = 0.24  # Of the distance between two layers, over which the methods' marks are spread.
+SPREAD = 0.24  # The methods' marks of one layer are spread over this part of the distance between two layers.
+HEATMAP_ROW = 0.18  # Inches of height.
 
 BySeed = Mapping[str, Sequence[Mapping[str, float]]]
-"""Label → of each seed, a number by layer or tensor."""
+"""By label, for each seed, a number by layer or tensor."""
 
 
 def scores_by_step(scores: Mapping[str, Sequence[np.ndarray]], score: str, *, width: float = 3.6) -> Figure:
     """Scores against gradient steps (Figure 5).
 
     Args:
-        scores: label → of each seed, the mean score after 0 … k steps, (k + 1,).
-        score: what they measure, for the axis.
-        width: of the picture, inches.
+        scores: by label, for each seed, the mean score after 0 … k steps, (k + 1,).
+        score: the name of the score, for the axis.
+        width: width of the picture, inches.
     """
     figure, axes = _panel(width)
     longest = 0
@@ -45,10 +49,10 @@ def by_layer(values: BySeed, name: str, *, reference: float | None = None, width
     """A number for every layer, methods side by side: conflict (Figure 3a, c) or γ (Figure 3d).
 
     Args:
-        values: label → of each seed, a number by layer; layers that one method lacks are left out there.
-        name: what it is, with its unit.
+        values: by label, for each seed, a number by layer; a layer that a seed of a method lacks is left out there.
+        name: the name of the number, with its unit.
         reference: a value to mark by a line, such as the conflict of unrelated gradients.
-        width: of the picture, inches.
+        width: width of the picture, inches.
     """
     figure, axes = _panel(width, height=2.4)
     layers = list(dict.fromkeys(layer for seeds in _checked(values).values() for seed in seeds for layer in seed))
@@ -72,13 +76,13 @@ def manual_attenuation(
     *,
     width: float = 5.6,
 ) -> Figure:
-    """What shrinking one layer by hand does to the adapted score: a panel a method, a line a layer (Figure 3b).
+    """The adapted score when one layer is shrunk by hand: a panel a method, a line a layer (Figure 3b).
 
     Args:
-        results: label → of each seed, by layer, the score for every factor.
-        factors: that a layer was multiplied by.
-        score: what it measures, for the axis.
-        width: of the picture, inches.
+        results: by label, for each seed, by layer, the score for every factor.
+        factors: the factors by which a layer was multiplied.
+        score: the name of the score, for the axis.
+        width: width of the picture, inches.
     """
     figure = Figure(figsize=(width, 2.2 + LEGEND_HEIGHT), layout="constrained")
     panels = figure.subplots(1, len(_checked(results)), sharey=True, squeeze=False)[0]
@@ -88,7 +92,7 @@ def manual_attenuation(
                 mean_interval(np.array(values)) for values in zip(*(seed[layer] for seed in seeds), strict=True)
             ]
             _draw_intervals(axes, np.array(factors), intervals, colour, marker, layer, joined=True)
-        axes.set_title(_named(label, len(seeds)), fontsize=TEXT_SIZE, color=INK)
+        axes.set_title(_named(label, len(seeds)), **TEXT)
         _name_axes(axes, "factor on one layer", f"mean {score}" if axes is panels[0] else "")
     return _with_legend(figure, 2 if width < NARROW else 3)
 
@@ -104,10 +108,10 @@ def landscape_curves(logs: Mapping[str, Sequence[Log]], *, width: float = 7.0) -
     """How rough the inner loss is along the first inner step, over training: three measures, low is smooth (Figure 2).
 
     Args:
-        logs: label → of each seed, the lines of its metrics.
-        width: of the picture, inches.
+        logs: by label, for each seed, the lines of its metrics.
+        width: width of the picture, inches.
     Raises:
-        ValueError: a run has not measured them.
+        ValueError: a run lacks the measures.
     """
     rows, columns = (len(LANDSCAPE), 1) if width < NARROW else (1, len(LANDSCAPE))
     figure = Figure(figsize=(width, 1.9 * rows + LEGEND_HEIGHT), layout="constrained")
@@ -126,6 +130,39 @@ def landscape_curves(logs: Mapping[str, Sequence[Log]], *, width: float = 7.0) -
     for axes in panels:
         axes.set_ylim(0, 1.05 * axes.dataLim.y1 or None)  # Only now: it ends the automatic scale.
     return _with_legend(figure, len(logs))
+
+
+def gamma_heatmap(gamma: Mapping[str, Tensor], *, width: float = 5.0) -> Figure:
+    """Draw how much of each tensor is kept for each task: a row a tensor, a column a task, in order of their mean γ.
+
+    The numbers at the right are each row's mean over tasks ± the standard deviation.
+
+    Args:
+        gamma: by tensor, (N, entries); the mean over the entries is drawn.
+        width: width of the picture, inches.
+    Raises:
+        ValueError: there is no γ.
+    """
+    if not gamma:
+        raise ValueError("gamma is empty: MAML attenuates nothing; draw a run of L2F")
+    rows = torch.stack([values.mean(1) for values in gamma.values()]).numpy()
+    rows = rows[:, rows.mean(0).argsort()]
+    figure = Figure(figsize=(width, 1.3 + HEATMAP_ROW * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(rows, aspect="auto", cmap="viridis", vmin=min(0.0, rows.min()), vmax=max(1.0, rows.max()))
+    axes.set_yticks(range(len(gamma)), list(gamma))
+    axes.set_xticks([])
+    axes.set_xlabel(f"{rows.shape[1]} tasks, in order of their mean γ", **TEXT)
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks(range(len(gamma)), [f"{row.mean():.2f} ± {row.std():.2f}" for row in rows])
+    for one in (axes, beside):
+        one.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, length=0)
+        one.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, location="bottom", pad=0.02, aspect=30)
+    bar.set_label("γ: 1 keeps, 0 forgets", fontsize=SMALL_SIZE, color=INK)
+    bar.ax.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, length=2)
+    bar.outline.set_visible(False)
+    return figure
 
 
 def _checked(values: Mapping) -> Mapping:
@@ -148,7 +185,7 @@ def _panel(width: float, height: float = 2.2) -> tuple[Figure, Axes]:
 def _draw_intervals(
     axes: Axes, x: np.ndarray, intervals: Sequence, colour: str, marker: str, label: str, joined: bool = False
 ) -> None:
-    """Marks with bars; of many joined ones the line through them, with a band."""
+    """Draw marks with bars; where many marks are joined, a line with a band instead."""
     mean, half_width = np.array(intervals, dtype=float).reshape(-1, 2).T
     half_width = np.nan_to_num(half_width)
     if joined and len(x) > FEW_POINTS:
@@ -172,19 +209,11 @@ def _draw_intervals(
 
 def _name_axes(axes: Axes, x: str, y: str) -> None:
     finish_panel(axes)
-    axes.set_xlabel(x, fontsize=TEXT_SIZE, color=INK)
-    axes.set_ylabel(y, fontsize=TEXT_SIZE, color=INK)
+    axes.set_xlabel(x, **TEXT)
+    axes.set_ylabel(y, **TEXT)
 
 
 def _with_legend(figure: Figure, columns: int) -> Figure:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper center",
-        ncols=min(columns, 3),
-        fontsize=SMALL_SIZE,
-        labelcolor=INK,
-        frameon=False,
-    )
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    legend_above(figure, handles, min(columns, 3))
     return figure

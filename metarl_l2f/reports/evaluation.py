@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from ..training.checkpoint import write_atomically
+from ..training.files import write_atomically
 
 CONFIDENCE = 0.95
 GROUPS = 4

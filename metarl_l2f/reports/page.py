@@ -10,10 +10,11 @@ from typing import Any
 
 from ..methods import label_of
 from ..training import metrics
-from ..training.checkpoint import CheckpointError, write_atomically
+from ..training.checkpoint import CheckpointError
 from ..training.checkpoint import load as load_checkpoint
 from ..training.config import command, flat
-from ..training.loop import CHECKPOINT_FILE, CONFIG_FILE
+from ..training.files import write_atomically
+from ..training.run_folder import CHECKPOINT_FILE, CONFIG_FILE
 from .evaluation import Evaluation, load_evaluation
 
 REPORT_FILE = "report.html"
@@ -26,7 +27,7 @@ CAPTIONS = {
     "navigation_paths": "Paths on held-out tasks, before adaptation and after each inner step; stars are goals.",
     "speeds": "Forward speed on held-out tasks, before adaptation and after each inner step.",
     "sinusoid_fit": "Held-out curves: given points, and the fits before adaptation and after each inner step.",
-    "episode": "One held-out episode: what was learned from, and how new images were told.",
+    "episode": "One held-out episode: the images learned from, and how new images were classified.",
 }
 
 PAGE = """<!doctype html>

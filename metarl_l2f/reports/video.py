@@ -20,8 +20,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from ..training.checkpoint import write_atomically
-from .figures import FRAME, INK
+from ..training.files import write_atomically
+from .style import FRAME, INK, minus
 
 FORMATS = (".mp4", ".gif")
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -64,11 +64,6 @@ def shown(frame: np.ndarray, height: int) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(frame))
     size = (max(1, round(image.width * height / image.height)), height)
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
-
-
-def minus(text: str) -> str:
-    """A number's text with a minus sign instead of a hyphen, and no sign before zero."""
-    return text.replace("-", "−") if float(text) else text.removeprefix("-")
 
 
 def side_by_side(clips: Sequence[Clip], heading: str, subject: str, note: str, hold: int = 0) -> Iterator[Image.Image]:

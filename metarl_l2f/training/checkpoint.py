@@ -3,7 +3,6 @@
 A checkpoint is an ordinary torch file with three entries: "format" (a number), "state", and "sha256" (of the state).
 """
 
-import contextlib
 import hashlib
 import io
 import os
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from .files import write_atomically
 
 FORMAT = 1
 # torch files are zip archives: these are the first bytes of one, and the first of its last record, which takes 22.
@@ -109,52 +110,6 @@ def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], kind: 
 def digest(state: State) -> str:
     """A name that only an equal state has."""
     return _digest(_plain(state, "state"))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Give `path` this content in one step: a crash at any moment leaves the old file or the new one.
-
-    Args:
-        path: the file; its folder exists and has one writer at a time.
-        content: all of it.
-
-    Raises:
-        OSError: the content could not be written; no temporary file stays behind.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not know its file
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Have an OSError inside name the file, which one that comes of writing may not know, and say what to do."""
-    try:
-        yield
-    except OSError as error:
-        advice = "make room, make it writable, or choose another --log-dir; what was begun continues with --resume"
-        raise OSError(error.errno, f"{error.strerror or error} ({advice})", str(error.filename or path)) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new name in a folder survives a power cut only once the folder is on disk as well."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders.
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unpickled(path: Path, content: bytes) -> Any:

@@ -9,40 +9,27 @@ Of several ranks all iterate, validate and inspect, for they do so together; ran
 
 import contextlib
 import dataclasses
-import errno
 import gc
 import json
 import logging
-import math
 import os
-import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, Self
 
-from filelock import FileLock, SoftFileLock, Timeout
 from tqdm import tqdm
 
 from ..parallel.ranks import Group, RankError, TogetherError
 from . import checkpoint
-from .metrics import METRICS_FILE, MetricsLog, Shown, gap, read
+from .files import write_atomically, writing
+from .metrics import MetricsLog, Shown
+from .run_folder import NOTHING_DONE, Ranking, RunFolder, ranked
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "config.json"
-CHECKPOINT_FILE = "checkpoint.pt"
-PREVIOUS_FILE = "previous.pt"
-BEST_FILE = "best.pt"
-LOCK_FILE = ".lock"
-# What systems answer that have no locks, such as NFS without its lock daemon and Lustre mounted without flock.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-# Any of these in a folder means that a run was started there.
-RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, BEST_FILE)
 
 # Seconds between two drawings of the progress bar, on a terminal and in a log file.
 TERMINAL_INTERVAL = 0.2
@@ -50,14 +37,11 @@ FILE_INTERVAL = 60.0
 
 STANDARD_ERROR = 2  # Its file descriptor.
 
-# The iteration and value of the best validation so far.
-Best = dict[str, Any] | None
-# The same of the best few, best first.
-Ranking = list[dict[str, Any]]
-# What `train` starts from where there is no checkpoint.
-NOTHING_DONE: dict[str, Any] = {"iteration": 0, "ranking": [], "window": {}}
-# Sum and number of what was measured since the last line of metrics, by tag.
 Window = dict[str, tuple[float, int]]
+"""Sum and number of what was measured since the last line of metrics, by tag."""
+Best = dict[str, Any] | None
+"""The "iteration" and "value" of the best validation so far."""
+NOTHING_SHOWN = Shown({}, {}, {})
 
 
 class Experiment(Protocol):
@@ -112,18 +96,6 @@ def optional(what: str) -> Iterator[None]:
         cause = str(error) if isinstance(error, TogetherError) else f"{type(error).__name__}: {error}"
         logger.warning("%s failed, and the run goes on without it: %s", what, cause)
         logger.debug("%s failed", what, exc_info=True)
-
-
-class RunExistsError(ValueError):
-    """A new run was to be written into a folder that already holds one."""
-
-
-class RunMissingError(ValueError):
-    """A run was to be resumed from a folder that holds none."""
-
-
-class RunLockedError(ValueError):
-    """Another process is training into the folder."""
 
 
 def train(
@@ -183,158 +155,168 @@ def train(
         RankError: other ranks cannot be reached, or came to another state.
         ValueError: a count is not positive, or a tag is not among the metrics.
     """
-    for name, count in (
-        ("iterations", iterations),
-        ("validate_every", validate_every),
-        ("checkpoint_every", checkpoint_every),
-        ("log_every", log_every),
-        ("keep_best", keep_best),
-        ("inspect_every", inspect_every),
-    ):
-        if count < 1:
-            raise ValueError(f"{name} must be 1 or more, got {count}")
-    directory, group = Path(directory), group or Group()
+    plan = _Plan(
+        *(iterations, validate_every, validation_key, progress_key, checkpoint_every, log_every),
+        *(higher_is_better, keep_best, inspect, inspect_every),
+    )
     config_json = json.dumps(config, indent=2, default=_refuse) + "\n"
+    folder, group = RunFolder(directory), group or Group()
     with contextlib.ExitStack() as held:
-
-        def begin() -> None:
-            held.enter_context(_claimed(directory, resume))
-            if not resume:
-                with checkpoint.writing(directory / CONFIG_FILE):
-                    checkpoint.write_atomically(directory / CONFIG_FILE, config_json.encode())
-
-        group.from_first(begin)
-        state = group.from_first(lambda: _stored(directory, checkpoint_every) if resume else NOTHING_DONE)
-        start, ranking, window = state["iteration"], state["ranking"], state["window"]
-        if group.first and resume:
-            _say_what_is_missing(directory, start, ranking, log_every)
+        group.from_first(lambda: _begin(held, folder, None if resume else config_json))
+        state = group.from_first(lambda: folder.stored(checkpoint_every) if resume else NOTHING_DONE)
+        start = state["iteration"]
+        run = _Run(experiment, folder, group, config, plan, start, state["ranking"], state["window"])
         if start:
             experiment.load_state_dict(state["experiment"])
+        if group.first:
+            for sentence in folder.missing(start, run.ranking, log_every) if resume else ():
+                tqdm.write(sentence, sys.stderr)
         if start >= iterations:
             if group.first:
                 tqdm.write(f"{directory} already has {start} iterations; to go on, raise --iterations", sys.stderr)
-            return Outcome(start, start, _best(ranking), None)
+            return Outcome(start, start, run.best, None)
+        if group.first:
+            run.log = held.enter_context(MetricsLog(folder.path, resume_from=start if resume else None))
+        interrupted = run.go_on()
+    return Outcome(start, run.iteration, run.best, interrupted)
 
-        def keep(path: Path) -> None:
-            if group.first:
-                content = {"iteration": iteration, "config": dict(config), "ranking": ranking, "window": window}
-                checkpoint.save(path, content | {"experiment": experiment.state_dict()})
 
-        log = MetricsLog(directory, resume_from=start if resume else None) if group.first else None
-        if log is not None:
-            held.enter_context(log)
-            if not resume:
-                log.describe(config.get("options", {}), validation_key)
-        with _StopRequest(group.first) as stop, _progress_bar(start, iterations, group.first) as bar:
-            for iteration in range(start + 1, iterations + 1):
-                stop.iteration = iteration
-                last = iteration == iterations
-                improved = False
-                metrics: Mapping[str, float] = experiment.iterate(iteration)
-                bar.set_postfix({progress_key: _entry(metrics, progress_key, "iterate")}, refresh=False)
-                inspecting = inspect is not None and iteration % inspect_every == 0
-                validating = last or iteration % validate_every == 0
-                writing = validating or inspecting or iteration % log_every == 0
-                if log_every > 1:
-                    window = _added(window, metrics)
-                if writing:
-                    metrics, window = _means(window) if log_every > 1 else metrics, {}
-                    validation = experiment.validate(iteration) if validating else {}
-                    if validating:
-                        value = float(_entry(validation, validation_key, "validate"))
-                        ranking = _ranked(ranking, iteration, value, higher_is_better)[:keep_best]
-                        improved = bool(ranking) and ranking[0]["iteration"] == iteration
-                    line = {**metrics, **validation}
-                    found = Shown({}, {}, {})
-                    if inspect is not None and inspecting:
-                        with optional(f"the inspection after iteration {iteration}"):
-                            found = group.together(partial(_inspected, inspect, line))
-                    if log is not None:
-                        log.write(iteration, {**line, **found.metrics})
-                        with optional(f"TensorBoard's view of the inspection after iteration {iteration}"):
-                            log.show(iteration, found)
-                    if inspecting:
-                        del found
-                        gc.collect()  # Matplotlib's figures are full of cycles, and megabytes large.
+def _begin(held: contextlib.ExitStack, folder: RunFolder, new_config: str | None) -> None:
+    """Hold the folder, and give it the configuration of a new run."""
+    held.enter_context(folder.claimed(resume=new_config is None))
+    if new_config is not None:
+        with writing(folder.config):
+            write_atomically(folder.config, new_config.encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The arguments of `train` that say how often something is done, and how."""
+
+    iterations: int
+    validate_every: int
+    validation_key: str
+    progress_key: str
+    checkpoint_every: int
+    log_every: int
+    higher_is_better: bool
+    keep_best: int
+    inspect: Callable[[Mapping[str, float]], Shown] | None
+    inspect_every: int
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "validate_every", "checkpoint_every", "log_every", "keep_best", "inspect_every"):
+            if (count := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {count}")
+
+
+@dataclasses.dataclass
+class _Run:
+    """A run in training: what is trained, where and how, and how far it has come."""
+
+    experiment: Experiment
+    folder: RunFolder
+    group: Group
+    config: Mapping[str, Any]
+    plan: _Plan
+    iteration: int
+    """The last one that was begun."""
+    ranking: Ranking
+    window: Window
+    log: MetricsLog | None = None
+    """On rank 0 alone."""
+
+    @property
+    def best(self) -> Best:
+        return self.ranking[0] if self.ranking else None
+
+    @property
+    def last(self) -> bool:
+        return self.iteration == self.plan.iterations
+
+    @property
+    def validates(self) -> bool:
+        return self.last or self.iteration % self.plan.validate_every == 0
+
+    def go_on(self) -> int | None:
+        """Iterate to the end, or until a signal asks to stop, which is returned."""
+        plan, first = self.plan, self.group.first
+        with _StopRequest(first) as stop, _progress_bar(self.iteration, plan.iterations, first) as bar:
+            signum = None
+            while not self.last and signum is None:
+                self.iteration += 1
+                stop.iteration = self.iteration
+                metrics = self.experiment.iterate(self.iteration)
+                bar.set_postfix({plan.progress_key: _entry(metrics, plan.progress_key, "iterate")}, refresh=False)
+                self.record(metrics)
                 # The ranks agree on whether to stop, for each gets a signal at a moment of its own.
-                signum = group.largest(stop.signum or 0) or None
-                stopping = signum is not None
-                stop.iteration = min(iteration + 1, iterations)  # A signal from here on is seen after the next one.
-                if improved:
-                    keep(directory / BEST_FILE)
-                if validating and keep_best > 1 and group.first:
-                    _keep_ranked(directory, ranking, iteration, keep)
-                if last or stopping or iteration % checkpoint_every == 0:
-                    if group.size > 1:
-                        group.check_alike(
-                            checkpoint.digest(experiment.state_dict()), f"the state after iteration {iteration}"
-                        )
-                    if group.first:
-                        _set_aside(directory)
-                    keep(directory / CHECKPOINT_FILE)
+                signum = self.group.largest(stop.signum or 0) or None
+                stop.iteration = min(self.iteration + 1, plan.iterations)  # A signal from here on is seen after that.
+                self.keep(stopping=signum is not None)
                 bar.update()
-                if stopping:
-                    break
             # One that came while the last iteration was being saved.
-            signum = signum or group.largest(stop.signum or 0) or None
-    return Outcome(start, iteration, _best(ranking), signum)
+            return signum or self.group.largest(stop.signum or 0) or None
 
+    def record(self, metrics: Mapping[str, float]) -> None:
+        """Validate, inspect and write a line of metrics, after the iterations that are planned for it."""
+        plan = self.plan
+        inspects = plan.inspect is not None and self.iteration % plan.inspect_every == 0
+        if plan.log_every > 1:
+            self.window = _added(self.window, metrics)
+        if not (self.validates or inspects or self.iteration % plan.log_every == 0):
+            return
+        if plan.log_every > 1:
+            metrics = _means(self.window)
+        self.window = {}
+        line = {**metrics, **(self._validation() if self.validates else {})}
+        self._write(line, self._inspection(line) if inspects else NOTHING_SHOWN)
+        if inspects:
+            gc.collect()  # Matplotlib's figures are full of cycles, and megabytes large.
 
-def _inspected(inspect: Callable[[Mapping[str, float]], Shown], line: Mapping[str, float]) -> Shown:
-    """What an inspection finds, its metrics being numbers for certain."""
-    found = inspect(line)
-    return found._replace(metrics={tag: float(value) for tag, value in found.metrics.items()})
+    def _validation(self) -> dict[str, float]:
+        """Validate, and rank the result."""
+        plan, measured = self.plan, self.experiment.validate(self.iteration)
+        value = float(_entry(measured, plan.validation_key, "validate"))
+        self.ranking = ranked(self.ranking, self.iteration, value, plan.higher_is_better)[: plan.keep_best]
+        return measured
 
+    def _inspection(self, line: Mapping[str, float]) -> Shown:
+        """The result of an inspection with metrics that are certainly numbers; nothing where it failed."""
 
-def newest(directory: Path) -> Path:
-    """The file of a run's newest whole checkpoint: checkpoint.pt, or the one before where that is damaged or gone.
+        def inspected() -> Shown:
+            assert self.plan.inspect is not None
+            found = self.plan.inspect(line)
+            return found._replace(metrics={tag: float(value) for tag, value in found.metrics.items()})
 
-    Raises:
-        CheckpointError: neither is whole; says what is wrong with checkpoint.pt.
-    """
-    path, previous = directory / CHECKPOINT_FILE, directory / PREVIOUS_FILE
-    try:
-        checkpoint.load(path)
-        return path
-    except checkpoint.CheckpointError:
-        with contextlib.suppress(checkpoint.CheckpointError):
-            checkpoint.load(previous)
-            return previous
-        raise
+        with optional(f"the inspection after iteration {self.iteration}"):
+            return self.group.together(inspected)
+        return NOTHING_SHOWN
 
+    def _write(self, line: Mapping[str, float], found: Shown) -> None:
+        if self.log is not None:
+            self.log.write(self.iteration, {**line, **found.metrics})
+            with optional(f"TensorBoard's view of the inspection after iteration {self.iteration}"):
+                self.log.show(self.iteration, found)
 
-def _set_aside(directory: Path) -> None:
-    """Give the checkpoint that is about to be replaced a second name."""
-    # Not where there is none yet, nor on the few file systems without hard links.
-    with contextlib.suppress(OSError):
-        (directory / PREVIOUS_FILE).unlink(missing_ok=True)
-        os.link(directory / CHECKPOINT_FILE, directory / PREVIOUS_FILE)
+    def keep(self, stopping: bool) -> None:
+        """Write the checkpoints that are due after this iteration."""
+        if self.best is not None and self.best["iteration"] == self.iteration:
+            self._save(self.folder.best)
+        if self.validates and self.plan.keep_best > 1 and self.group.first:
+            self.folder.keep_ranked(self.ranking, self.iteration, self._save)
+        if self.last or stopping or self.iteration % self.plan.checkpoint_every == 0:
+            if self.group.size > 1:
+                state = checkpoint.digest(self.experiment.state_dict())
+                self.group.check_alike(state, f"the state after iteration {self.iteration}")
+            if self.group.first:
+                self.folder.set_aside()
+            self._save(self.folder.checkpoint)
 
-
-def ranked_file(directory: Path, iteration: int) -> Path:
-    """Where the state after one of the best validations is kept."""
-    return directory / f"best_{iteration}.pt"
-
-
-def _keep_ranked(directory: Path, ranking: Ranking, iteration: int, keep: Callable[[Path], None]) -> None:
-    """Keep this iteration's state if it is among the best, and only the best."""
-    kept = {ranked_file(directory, entry["iteration"]) for entry in ranking}
-    if ranked_file(directory, iteration) in kept:
-        keep(ranked_file(directory, iteration))
-    for path in set(directory.glob("best_*.pt")) - kept:
-        path.unlink()
-
-
-def _best(ranking: Ranking) -> Best:
-    return ranking[0] if ranking else None
-
-
-def _ranked(ranking: Ranking, iteration: int, value: float, higher_is_better: bool) -> Ranking:
-    """The ranking with one more entry, unless that is not a number; of equals, the earlier first."""
-    if math.isnan(value):
-        return ranking
-    entries = [*ranking, {"iteration": iteration, "value": value}]
-    return sorted(entries, key=lambda entry: -entry["value"] if higher_is_better else entry["value"])
+    def _save(self, path: Path) -> None:
+        if self.group.first:
+            so_far = {"iteration": self.iteration, "config": dict(self.config)}
+            so_far |= {"ranking": self.ranking, "window": self.window}
+            checkpoint.save(path, so_far | {"experiment": self.experiment.state_dict()})
 
 
 def _added(window: Window, metrics: Mapping[str, float]) -> Window:
@@ -349,42 +331,6 @@ def _means(window: Window) -> dict[str, float]:
     return {tag: total / number for tag, (total, number) in window.items()}
 
 
-def _stored(directory: Path, checkpoint_every: int) -> dict[str, Any]:
-    """What the newest whole checkpoint of a run holds. A run without one yet starts again."""
-    path, previous = directory / CHECKPOINT_FILE, directory / PREVIOUS_FILE
-    if not path.exists() and not previous.exists():
-        lines = read(directory) if (directory / METRICS_FILE).exists() else []
-        logged = lines[-1]["iteration"] if lines else 0
-        if logged > checkpoint_every:
-            raise checkpoint.CheckpointError(
-                f"{path} is missing, though {METRICS_FILE} holds {logged} iterations; put it back, or copy {BEST_FILE} "
-                "to it to go on from the best iteration"
-            )
-        tqdm.write(f"{directory} has no {CHECKPOINT_FILE} yet; starting its run from the beginning", sys.stderr)
-        return NOTHING_DONE
-    if newest(directory) == previous:
-        # In its place, or the next checkpoint would set the damaged one aside.
-        os.replace(previous, path)
-        tqdm.write(f"{path} was damaged or gone; going on from {PREVIOUS_FILE}, the checkpoint before it", sys.stderr)
-    state = checkpoint.load(path)
-    if "ranking" not in state:
-        raise checkpoint.CheckpointError(f"{path} is of an earlier version of metarl_l2f; resume it with that version")
-    return state
-
-
-def _say_what_is_missing(directory: Path, done: int, ranking: Ranking, log_every: int) -> None:
-    """Name the files of a resumed run that are not as it left them, though it can go on without."""
-    if ranking and not (directory / BEST_FILE).exists():
-        tqdm.write(
-            f"{directory / BEST_FILE} is missing, the state after iteration {ranking[0]['iteration']}, whose "
-            "validation is the best so far; put it back",
-            sys.stderr,
-        )
-    lines = read(directory) if (directory / METRICS_FILE).exists() else []
-    if lacking := gap(lines, done, log_every):
-        tqdm.write(f"in {directory} {lacking}: curves and report will show a gap", sys.stderr)
-
-
 def _entry(metrics: Mapping[str, float], key: str, source: str) -> float:
     if key not in metrics:
         raise ValueError(f"{source} returned no metric {key!r}; it returned {', '.join(metrics)}: name one of these")
@@ -393,53 +339,6 @@ def _entry(metrics: Mapping[str, float], key: str, source: str) -> float:
 
 def _refuse(value: object) -> None:
     raise TypeError(f"config holds dicts, lists, strings, numbers and None, got {value!r}; convert it, e.g. with str")
-
-
-@contextlib.contextmanager
-def _claimed(directory: Path, resume: bool) -> Iterator[None]:
-    """Hold the folder for this process alone, once it is certain that the run may go there."""
-    if resume and not _contents(directory):
-        raise RunMissingError(
-            f"{directory} holds no run to resume: none of {', '.join(RUN_FILES)} is there; "
-            "check the path, or start a new run with --log-dir"
-        )
-    with checkpoint.writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory / LOCK_FILE):
-        if not resume and (found := _contents(directory)):
-            raise RunExistsError(
-                f"{directory} already holds a run ({', '.join(found)}); continue it with "
-                f"--resume {shlex.quote(str(directory))}, or choose another --log-dir"
-            )
-        yield
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, which ends with this process; go without, and say so, where the system has no such locks."""
-    lock: Any = FileLock(path, blocking=False, fallback_to_soft=False)
-    try:
-        if FileLock is SoftFileLock:  # A file that a killed process would leave behind.
-            raise OSError(errno.ENOSYS, "this Python has no file locks", str(path))
-        lock.acquire()
-    except Timeout:
-        raise RunLockedError(
-            f"another process is training into {path.parent}; stop it or wait for it, or choose another --log-dir"
-        ) from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            with checkpoint.writing(path):
-                raise
-        why = f"{path} cannot have one: {os.strerror(error.errno)}"
-        tqdm.write(f"training without a lock, for {why}; start no second run in the folder meanwhile", sys.stderr)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _contents(directory: Path) -> list[str]:
-    return [name for name in RUN_FILES if (directory / name).exists()]
 
 
 def _progress_bar(start: int, iterations: int, shown: bool) -> tqdm:

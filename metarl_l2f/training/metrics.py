@@ -8,18 +8,19 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, SupportsFloat
 
 import numpy as np
-from matplotlib.figure import Figure
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
-from .checkpoint import write_atomically, writing
-from .config import flat
+from .files import write_atomically, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRICS_FILE = "metrics.jsonl"
+
+Log = Sequence[Mapping[str, Any]]
+"""The lines of a run's metrics, as `read` returns them."""
 
 BOARD = {
     "Scores": {
@@ -43,10 +44,6 @@ BOARD = {
 """What TensorBoard's tab of custom scalars shows: chapters of charts, each with the tags that it gathers."""
 
 
-COMPARED = (".method", ".seed", ".inner_steps", ".inner_lr", ".scope")
-"""Ends of the names of options that the tab of hyper-parameters shows first: it has room for five."""
-
-
 class Shown(NamedTuple):
     """What a look at a run in training found, beyond the metrics of every iteration."""
 
@@ -54,7 +51,7 @@ class Shown(NamedTuple):
     """Further numbers of the iteration, by tag."""
     histograms: Mapping[str, np.ndarray]
     """Many numbers by tag; TensorBoard only."""
-    pictures: Mapping[str, Figure]
+    pictures: Mapping[str, "Figure"]
     """By tag; TensorBoard only."""
 
 
@@ -79,8 +76,12 @@ class MetricsLog:
             kept = [line for line, entry in _entries(self._path) if entry["iteration"] <= resume_from]
             with writing(self._path):
                 write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
+        from torch.utils.tensorboard import SummaryWriter  # It takes half a second, which only training needs.
+
         with self._writing_board():
             self._board = SummaryWriter(directory, purge_step=None if resume_from is None else resume_from + 1)
+            if resume_from is None:
+                self._board.add_custom_scalars(BOARD)
 
     def write(self, iteration: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Log one iteration.
@@ -113,24 +114,6 @@ class MetricsLog:
             for tag, figure in found.pictures.items():
                 self._board.add_figure(tag, figure, iteration, close=False)
             self._board.flush()
-
-    def describe(self, options: Mapping[str, Any], metric: str) -> None:
-        """Tell TensorBoard how to gather tags into charts, and what to list runs by in its tab of hyper-parameters.
-
-        Args:
-            options: of the run; JSON values, nested as they may be.
-            metric: the tag that runs are compared by.
-        """
-        experiment, *session = hparams(flat(options), {metric: math.nan})
-        plugin = experiment.value[0].metadata.plugin_data
-        content = HParamsPluginData.FromString(plugin.content)
-        for info in content.experiment.hparam_infos:
-            info.differs = info.name.endswith(COMPARED)  # what differs is listed first
-        plugin.content = content.SerializeToString()
-        with self._writing_board():
-            self._board.add_custom_scalars(BOARD)
-            for summary in (experiment, *session):
-                self._board._get_file_writer().add_summary(summary)
 
     def close(self) -> None:
         """Close the TensorBoard file; metrics.jsonl is open only while a line is written."""

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from metarl_l2f.training import CheckpointError, checkpoint
+from metarl_l2f.training import checkpoint
+from metarl_l2f.training.checkpoint import CheckpointError
 
 from .runs import continuing, ended, launched, left_by, starting
 

@@ -26,7 +26,7 @@ from metarl_l2f.supervised.data.images import load_images
 from metarl_l2f.supervised.data.pickles import load_arrays
 from metarl_l2f.supervised.leo.embeddings import load_embeddings
 from metarl_l2f.training import checkpoint, metrics
-from metarl_l2f.training.loop import newest
+from metarl_l2f.training.run_folder import RunFolder
 
 from .runs import TINY
 
@@ -106,7 +106,7 @@ def readers(folder, content):
     splits = ("train", "val", "test")
     return {
         "a checkpoint": lambda: checkpoint.load(put("checkpoint.pt") / "checkpoint.pt"),
-        "the newest checkpoint": lambda: newest(put("checkpoint.pt", "previous.pt")),
+        "the newest checkpoint": lambda: RunFolder(put("checkpoint.pt", "previous.pt")).newest(),
         "a run's checkpoint": lambda: read_state(put("best.pt") / "best.pt", "environment", {}),
         "a pickle": lambda: load_arrays(put("arrays.pkl") / "arrays.pkl"),
         "embeddings": lambda: load_embeddings(put(*(f"{split}_embeddings.pkl" for split in splits))),

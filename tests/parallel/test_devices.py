@@ -17,7 +17,8 @@ from metarl_l2f.supervised.episodes import Images, Shape, Task
 from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem
-from metarl_l2f.training import checkpoint, train
+from metarl_l2f.training import checkpoint
+from metarl_l2f.training.loop import train
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...training.checkpoint import write_atomically
+from ...training.files import write_atomically
 from ..data.pickles import load_arrays
 from ..episodes import Shape, Split, Task, draw_rows
 
