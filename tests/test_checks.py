@@ -1,9 +1,12 @@
-"""Numbers that are not finite: refused before a run, and never saved by one."""
+"""Numbers, counts and choices out of range are refused before a run, and numbers that are not finite never saved."""
 
 import dataclasses
 import math
+import re
 import typing
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +23,7 @@ from metarl_l2f import (
     SupervisedSettings,
     TrustRegion,
 )
-from metarl_l2f.checks import check_finite, check_number
+from metarl_l2f.checks import check_choice, check_choices, check_count, check_counts, check_finite, check_number
 from metarl_l2f.launchers import leo, navigation, sinusoid
 from metarl_l2f.rl import meta_trpo
 from metarl_l2f.rl.trpo import StepLog
@@ -97,6 +100,38 @@ def test_bounds_belong_to_an_interval_or_not():
         for number in outside:
             with pytest.raises(ValueError, match="x must"):
                 check_number("x", number, interval)
+
+
+def test_a_number_is_quoted_with_its_unit():
+    with pytest.raises(ValueError, match=r"^timeout must be positive and finite, got 0.0 seconds$"):
+        check_number("timeout", 0.0, "(0, inf)", "seconds")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, 1.5, True, "2", None, math.nan, torch.tensor(2)])
+def test_a_count_is_a_whole_number_of_at_least_one(value):
+    expected = f"shots must be a whole number, 1 or more, got {value!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        check_count("shots", value)
+
+
+def test_counts_may_start_elsewhere_and_name_what_they_count():
+    check_count("ways", 2, 2)
+    check_count("ways", np.int64(3), 2)
+    check_count("workers", 0, 0)
+    with pytest.raises(ValueError, match=r"^horizon must be a whole number of steps, 2 or more, got 1$"):
+        check_count("horizon", 1, 2, "steps")
+    with pytest.raises(ValueError, match=r"^queries must be a whole number, 1 or more, got 0$"):
+        check_counts(SimpleNamespace(shots=1, queries=0), 1, "shots", "queries")
+
+
+@pytest.mark.parametrize("accepted", [typing.Literal["max", "stride"], ("max", "stride"), {"max": 1, "stride": 2}])
+def test_a_choice_is_one_of_a_type_or_of_values(accepted):
+    check_choice("pooling", "stride", accepted)
+    expected = r"^pooling must be one of 'max', 'stride', got 'mean'$"
+    with pytest.raises(ValueError, match=expected):
+        check_choice("pooling", "mean", accepted)
+    with pytest.raises(ValueError, match=expected):
+        check_choices(SimpleNamespace(size=3, pooling="mean"), size=(3, None), pooling=accepted)
 
 
 def test_an_infinite_parameter_is_named_with_its_iteration_and_what_to_change():
