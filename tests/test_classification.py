@@ -95,7 +95,7 @@ def test_a_split_that_is_too_small_is_refused(shape, text):
 
 @pytest.mark.parametrize(("name", "least"), [("ways", 2), ("shots", 1), ("queries", 1)])
 def test_impossible_episodes_are_refused(name, least):
-    with pytest.raises(ValueError, match=f"{name} must be {least} or more, got {least - 1}"):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, {least} or more, got {least - 1}"):
         Shape(**{name: least - 1})
 
 
@@ -105,7 +105,12 @@ def test_impossible_episodes_are_refused(name, least):
         (torch.zeros(2, 1, 4, 4), [0, 1], ("a", "b"), "pixels must be bytes"),
         (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), [0], ("a",), "one image per label"),
         (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), [1, 0], ("a", "b"), "labels must ascend"),
-        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), [0, 0], ("a", "b"), "every class must have an image"),
+        (
+            torch.zeros(2, 1, 4, 4, dtype=torch.uint8),
+            [0, 0],
+            ("a", "b"),
+            "a row, got 2 labels of 1 classes for 2 names",
+        ),
         (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), [0, 1], ("a", "a"), "different names"),
     ],
 )
@@ -219,7 +224,7 @@ def test_normalisation_is_neither_adapted_nor_attenuated_and_anil_moves_the_head
         (lambda: Conv4((1, 8, 8), 2), "images of 8×8 vanish in four halvings"),
         (lambda: Conv4((1, 28, 28), 2, pooling="mean"), "pooling must be one of"),
         (lambda: ResNet12((1, 3, 28), 2), "images of 3×28 vanish in two halvings; they need 4×4 pixels"),
-        (lambda: Norm(3, 0), "needs 1 or more sets"),
+        (lambda: Norm(3, 0), "steps must be a whole number of sets of scales and shifts, 1 or more, got 0"),
         (lambda: Classifier(backbone="conv5"), "backbone must be one of"),
         (lambda: Classifier(statistics="mine"), "statistics must be one of"),
     ],

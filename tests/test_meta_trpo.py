@@ -429,7 +429,7 @@ def test_a_network_that_is_no_policy_is_refused():
 
 
 def test_threads_must_be_positive():
-    with pytest.raises(ValueError, match="threads must be a positive number, got 0"):
+    with pytest.raises(ValueError, match="threads must be a whole number, 1 or more, got 0"):
         build(threads=0)
 
 

@@ -172,7 +172,7 @@ def test_the_same_generator_state_gives_the_same_network(kind):
     ("build", "message"),
     [
         (lambda: GaussianPolicy(2, 2, initial_std=0.0), "initial_std must be positive and finite, got 0.0"),
-        (lambda: MLP([2, 0, 1]), r"layer sizes must be positive, got \(2, 0, 1\)"),
+        (lambda: MLP([2, 0, 1]), "every layer size must be a whole number, 1 or more, got 0"),
         (lambda: MLP([2, 1], "sine"), "activation must be one of .*, got 'sine'"),
     ],
 )

@@ -351,7 +351,7 @@ def test_a_checkpoint_of_another_network_is_refused():
             ),
             "a compiled loss has fixed weights",
         ),
-        (lambda: build("maml", task_chunk=0), "tasks_per_shard must be a positive number"),
+        (lambda: build("maml", task_chunk=0), "tasks_per_shard must be a whole number, 1 or more"),
         (lambda: build("l2f", last_layer_only=True, kind=SinusoidProblem)[0].learner.gamma({}), "layers"),
     ],
 )
@@ -419,8 +419,8 @@ def test_evaluation_takes_more_query_points_than_training():
     [
         (lambda: Curves(amplitude=(5.0, 0.1)), "amplitude must be a range"),
         (lambda: Curves(phase=(0.0, math.inf)), "phase must be finite, got inf"),
-        (lambda: problem(shots=0), "shots must be a positive number of points, got 0"),
-        (lambda: problem(queries=-1), "queries must be a positive number of points, got -1"),
+        (lambda: problem(shots=0), "shots must be a whole number of points, 1 or more, got 0"),
+        (lambda: problem(queries=-1), "queries must be a whole number of points, 1 or more, got -1"),
     ],
 )
 def test_impossible_curves_are_refused(make, text):

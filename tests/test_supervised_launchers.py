@@ -315,7 +315,7 @@ def test_a_prototypical_network_is_told_before_training_that_it_cannot_be_evalua
 @pytest.mark.parametrize(
     ("program", "flags", "text"),
     [
-        (sinusoid, "--shots 0", "shots must be a positive number of points, got 0"),
+        (sinusoid, "--shots 0", "shots must be a whole number of points, 1 or more, got 0"),
         (image_classification, "--data /nowhere", "/nowhere"),
         (image_classification, "--channels 3", "channels need a data set of yours; name it with --data"),
         (image_classification, "--ways 500", "500-way episodes need 500 classes, but"),

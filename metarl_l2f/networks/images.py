@@ -1,32 +1,36 @@
-"""Image classifiers as functions of their parameters: Conv4 and ResNet12, with normalisation by the images at hand."""
+"""Image classifiers as functions of their parameters: Conv4 and ResNet12, normalised by batch statistics."""
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import check_choice, check_count
 from ..core import Params
 from .policies import affine
 
 Pooling = Literal["max", "stride"]
-LEAKY_SLOPE = 0.01  # Of the official Conv4's rectifiers below 0.
+LEAKY_SLOPE = 0.01  # The slope of the official Conv4's rectifiers below 0.
 RESNET_POOLS = (0, 0, 1, None)  # Padding of the pooling after each of ResNet12's blocks; the last has no pooling.
-MOMENTUM = 0.01  # Of running statistics: about the last hundred tasks count.
+MOMENTUM = 0.01  # Running statistics average over about the last hundred tasks.
 
 
 class Norm(nn.Module):
-    """Batch normalisation with the statistics of the images at hand, or with running ones where it is given those.
+    """Batch normalisation with the statistics of the batch, or with running statistics where the parameters hold them.
 
-    The official code of L2F and of MAML++ takes those of the images at hand, in evaluation too ("transductive"): it
+    The official code of L2F and of MAML++ uses the statistics of the batch, in evaluation too ("transductive"): it
     keeps running statistics, but never reads them.
 
     Args:
-        channels: of the images' features.
-        steps: sets of scales and shifts; after k inner steps, set min(k, steps − 1) is used (MAML++: one a step).
-        tracked: sets of running means and variances, one after each number of inner steps; 0 keeps none.
+        channels: C, the number of channels of the features.
+        steps: the number of sets of scales and shifts; after k inner steps, set min(k, steps − 1) is used (MAML++ has
+            one per step).
+        tracked: the number of sets of running means and variances, one for each number of inner steps; 0 keeps none.
+    Raises:
+        ValueError: there is no set of scales and shifts.
     """
 
     mean: Tensor
@@ -34,8 +38,7 @@ class Norm(nn.Module):
 
     def __init__(self, channels: int, steps: int, tracked: int = 0) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"normalisation needs 1 or more sets of scales and shifts, got {steps}")
+        check_count("steps", steps, unit="sets of scales and shifts")
         self.weight, self.bias = nn.Parameter(torch.ones(steps, channels)), nn.Parameter(torch.zeros(steps, channels))
         self.tracked = tracked
         if tracked:
@@ -43,9 +46,18 @@ class Norm(nn.Module):
             self.register_buffer("variance", torch.ones(tracked, channels))
 
     def forward(self, params: Params, prefix: str, features: Tensor, step: int) -> Tensor:
-        """(n, C, H, W) → the same shape, each channel with mean 0 and variance 1 over all images and places.
+        """Normalise features (n, C, H, W), then scale and shift them.
 
-        Where `params` hold `mean` and `variance` too, (tracked, C), each image is normalised by these alone.
+        Each channel gets mean 0 and variance 1 over all images and places. Where `params` also hold `mean` and
+        `variance`, (tracked, C), every image is normalised by these alone.
+
+        Args:
+            params: the network's parameters, by name.
+            prefix: the name of this layer.
+            features: (n, C, H, W).
+            step: the number of inner steps that led to the parameters.
+        Returns:
+            (n, C, H, W).
         """
         weight, bias = (_row(params[f"{prefix}.{name}"], step) for name in ("weight", "bias"))
         if f"{prefix}.mean" not in params:
@@ -55,18 +67,18 @@ class Norm(nn.Module):
 
 
 def _row(sets: Tensor, step: int) -> Tensor:
-    """What is used after `step` inner steps; the last set from then on."""
+    """The set for a number of inner steps; the last one for all larger numbers."""
     return sets[min(step, len(sets) - 1)]
 
 
 @torch.no_grad()
 def track(network: nn.Module, compute: Callable[[], Any], step: int) -> None:
-    """Move the running means and variances of one inner step towards those of the images at hand, by MOMENTUM.
+    """Move the running means and variances of one inner step towards those of a batch, by the fraction MOMENTUM.
 
     Args:
-        network: holds the normalisation layers that have such statistics.
-        compute: runs the network on the images.
-        step: how many inner steps led to the parameters that it is run with.
+        network: the network whose normalisation layers keep such statistics.
+        compute: a function that runs the network on the batch.
+        step: the number of inner steps that led to the parameters used.
     """
 
     def move(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -84,19 +96,19 @@ def track(network: nn.Module, compute: Callable[[], Any], step: int) -> None:
 
 
 def is_norm(name: str) -> bool:
-    """Whether a parameter is a scale or shift of a `Norm`: meta-learned, but neither adapted nor attenuated."""
+    """Tell whether a parameter belongs to a `Norm`; such parameters are meta-learned, not adapted or attenuated."""
     return ".norm" in name
 
 
 class ImageClassifier(nn.Module):
-    """What image classifiers share: features, and a linear head that reads them."""
+    """A network that computes features, and a linear head that classifies them."""
 
     def forward(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
-        """Images (n, C, H, W) → logits (n, classes), after `step` inner steps."""
+        """Map images (n, C, H, W) to logits (n, classes), with parameters after `step` inner steps."""
         return affine(self.features(params, images, step), params["head.weight"], params["head.bias"])
 
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
-        """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
+        """Map images (n, C, H, W) to features (n, feature_size), with parameters after `step` inner steps."""
         raise NotImplementedError
 
 
@@ -105,14 +117,16 @@ class Conv4(ImageClassifier):
 
     Args:
         image_shape: (C, H, W) of the images.
-        classes: outputs.
-        filters: per convolution.
-        pooling: `max`: leaky ReLU, 2×2 max pooling (the official L2F network); `stride`: ReLU, stride 2 and the mean
-            over places (MAML's network for 28×28 images, four times as fast there). Convolutions have no bias: MAML's
-            code has, but the normalisation that follows takes it away again.
-        norm_steps: sets of scales and shifts of the normalisation.
-        generator: draws the initial weights, Xavier uniform; biases start at 0.
-        tracked_steps: sets of running statistics of the normalisation; 0 keeps none.
+        classes: the number of classes.
+        filters: the number of filters of each convolution.
+        pooling: `max`: leaky ReLU and 2×2 max pooling (the official L2F network); `stride`: ReLU, stride 2 and the mean
+            over places (MAML's network for 28×28 images, four times as fast there). Convolutions have no bias: those of
+            MAML's code have one, but the normalisation that follows removes it.
+        norm_steps: the number of sets of scales and shifts of the normalisation.
+        generator: the source of the initial weights, which are Xavier uniform; biases start at 0.
+        tracked_steps: the number of sets of running statistics of the normalisation; 0 keeps none.
+    Raises:
+        ValueError: the pooling is unknown, or the images are too small.
     """
 
     def __init__(
@@ -126,8 +140,7 @@ class Conv4(ImageClassifier):
         tracked_steps: int = 0,
     ) -> None:
         super().__init__()
-        if pooling not in get_args(Pooling):
-            raise ValueError(f"pooling must be one of {get_args(Pooling)}, got {pooling!r}")
+        check_choice("pooling", pooling, Pooling)
         channels, height, width = image_shape
         self.pooling = pooling
         places = (height // 16) * (width // 16) if pooling == "max" else 1
@@ -146,7 +159,7 @@ class Conv4(ImageClassifier):
         _start_xavier(self, generator)
 
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
-        """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
+        """Map images (n, C, H, W) to features (n, feature_size), with parameters after `step` inner steps."""
         strided = self.pooling == "stride"
         for number, block in enumerate(self.blocks):
             prefix = f"blocks.{number}"
@@ -157,19 +170,22 @@ class Conv4(ImageClassifier):
 
 
 class ResNet12(ImageClassifier):
-    """Four residual blocks of three convolutions, 64, 128, 256 and 512 wide, and a linear head on the mean over places.
+    """Four residual blocks of three convolutions, and a linear head on the mean over places.
 
-    Each block: (3×3 convolution, normalisation, ReLU) twice, a third convolution with normalisation, plus the
-    normalised 1×1 convolution of the input; ReLU; 2×2 max pooling, after the third block with one pixel of padding,
-    after the last one none: as the official code has it, which other ResNet12s are not quite like.
+    A block applies (3×3 convolution, normalisation, ReLU) twice and a third convolution with normalisation, adds the
+    normalised 1×1 convolution of its input, and applies ReLU and 2×2 max pooling. The pooling after the third block has
+    one pixel of padding, and the last block has no pooling. This follows the official code of L2F, from which other
+    ResNet12s differ in details.
 
     Args:
         image_shape: (C, H, W) of the images.
-        classes: outputs.
-        widths: of the four blocks.
-        norm_steps: sets of scales and shifts of the normalisation.
-        generator: draws the initial weights, Xavier uniform; biases start at 0.
-        tracked_steps: sets of running statistics of the normalisation; 0 keeps none.
+        classes: the number of classes.
+        widths: the number of filters of each of the four blocks.
+        norm_steps: the number of sets of scales and shifts of the normalisation.
+        generator: the source of the initial weights, which are Xavier uniform; biases start at 0.
+        tracked_steps: the number of sets of running statistics of the normalisation; 0 keeps none.
+    Raises:
+        ValueError: the images are too small.
     """
 
     def __init__(
@@ -200,7 +216,7 @@ class ResNet12(ImageClassifier):
         _start_xavier(self, generator)
 
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
-        """Images (n, C, H, W) → what the head reads, (n, feature_size)."""
+        """Map images (n, C, H, W) to features (n, feature_size), with parameters after `step` inner steps."""
         for (number, block), pool in zip(enumerate(self.blocks), RESNET_POOLS, strict=True):
             prefix = f"blocks.{number}"
             straight = F.conv2d(images, params[f"{prefix}.shortcut.weight"])

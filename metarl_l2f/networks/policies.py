@@ -1,49 +1,56 @@
-"""Networks as functions of their parameters: the module stores the initial values, `forward(params, x)` computes.
+"""Policies as functions of their parameters: a module stores the initial values, and `forward(params, x)` computes.
 
-Adapted parameters are values, one set per task, so no network here reads its own attributes while computing. That
+Adapted parameters are values, one set per task, so no network here reads its own parameters while computing. That
 also makes every network safe to call from several threads and under `torch.func.vmap`.
 """
 
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import check_number
+from ..checks import check_choice, check_count, check_number
 from ..core import Params
 
 Activation = Literal["tanh", "relu"]
 SMALLEST_LOG_STD = math.log(1e-6)
-VECTOR = 64  # Numbers that torch's loops take at a time on any processor, or a multiple of that.
+VECTOR = 64  # A multiple of how many numbers torch's loops process at a time, on any processor.
 OUTPUT_SCALE = 0.01
-"""Initial weights of a policy's last layer, relative to the others'. A policy that starts by moving everywhere the same
-way may never come back; one that starts with almost no mean, or almost equal logits, explores around its start."""
+"""Initial weights of a policy's last layer, relative to those of the others. A policy that begins by moving in one
+direction everywhere may never come back; with a mean near 0, or almost equal logits, it explores around its start."""
 
 
 class Distribution(Iterable[Tensor], Protocol):
-    """What a policy returns: the distribution of the action, a NamedTuple of tensors (`Gaussian`, `Categorical`)."""
+    """The distribution of the action that a policy returns, a NamedTuple of tensors (`Gaussian`, `Categorical`)."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Actions, out of standard normal noise (..., A)."""
+        """Turn standard normal noise (..., A) into actions (..., A)."""
 
     def mode(self) -> Tensor:
-        """The likeliest action, (..., A)."""
+        """Return the likeliest action, (..., A)."""
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """log π(a), (...,)."""
+        """Compute log π(a) of actions (..., A); returns (...,)."""
 
     def kl(self, other: Self) -> Tensor:
-        """KL(self ‖ other), (...,)."""
+        """Compute KL(self ‖ other), (...,)."""
 
     def fisher(self, tangent: Self, weights: Tensor) -> Self:
-        """Curvature of the weighted KL at this point times a tangent, in the distribution's own fields."""
+        """Multiply a tangent by the curvature of the weighted KL at this point.
+
+        Args:
+            tangent: the change of each of the distribution's fields.
+            weights: (...,), each observation's share of the mean.
+        Returns:
+            The product, in the distribution's own fields.
+        """
 
     def __len__(self) -> int:
-        """Number of tensors."""
+        """Return the number of tensors."""
 
 
 class Gaussian(NamedTuple):
@@ -55,29 +62,29 @@ class Gaussian(NamedTuple):
     """(A,), the same for every observation."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Actions mean + σ · noise, for standard normal noise (..., A)."""
+        """Compute the actions mean + σ · noise from standard normal noise (..., A)."""
         return self.mean + self.log_std.exp() * noise
 
     def mode(self) -> Tensor:
-        """The mean: (..., A)."""
+        """Return the mean, (..., A)."""
         return self.mean
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """log N(actions; mean, σ²), summed over the action's components: (...,)."""
+        """Compute log N(actions; mean, σ²), summed over the action's components: (...,)."""
         standardised = (actions - self.mean) * torch.exp(-self.log_std)
         return -(0.5 * standardised.square() + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def kl(self, other: "Gaussian") -> Tensor:
-        """KL(self ‖ other) = Σ_a log(σ′/σ) + (σ² + (μ − μ′)²) / 2σ′² − 1/2: (...,)."""
+        """Compute KL(self ‖ other) = Σ_a log(σ′/σ) + (σ² + (μ − μ′)²) / 2σ′² − 1/2: (...,)."""
         variance, other_variance = torch.exp(2 * self.log_std), torch.exp(2 * other.log_std)
         squared = (self.mean - other.mean).square()
         return (other.log_std - self.log_std + (variance + squared) / (2 * other_variance) - 0.5).sum(-1)
 
     def fisher(self, tangent: "Gaussian", weights: Tensor) -> "Gaussian":
-        """Curvature of the weighted KL at this point times a tangent: (w u_μ / σ², 2 u_logσ Σw).
+        """Multiply a tangent u by the curvature of the weighted KL at this point: (w u_μ / σ², 2 u_logσ Σw).
 
         Args:
-            tangent: change of mean (..., A) and of log σ (A,).
+            tangent: the change u of the mean (..., A) and of log σ (A,).
             weights: (...,), each observation's share of the mean.
         """
         mean = weights.unsqueeze(-1) * tangent.mean * torch.exp(-2 * self.log_std)
@@ -91,33 +98,37 @@ class Categorical(NamedTuple):
     """(..., A), log-probabilities up to a constant."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """One-hot argmax(logits + g), g = −log(−log Φ(noise)) (Gumbel-max), for standard normal noise (..., A)."""
-        # log Φ(x) as log(1 − Φ(−x)), for a large g wins, and there Φ(x) rounds to 1; torch's ndtr rounds both tails.
+        """Turn standard normal noise (..., A) into one-hot actions argmax(logits + g), g = −log(−log Φ(noise)).
+
+        This is the Gumbel-max trick with Gumbel noise g.
+        """
+        # log Φ(x) is computed as log(1 − Φ(−x)): large g decide the argmax, and there Φ(x) rounds to 1. torch's ndtr
+        # rounds both tails.
         info = torch.finfo(noise.dtype)
         beyond = (0.5 * torch.erfc(noise * math.sqrt(0.5))).clamp(info.tiny, 1 - info.eps)
         return self._one_hot(self.logits - torch.log(-torch.log1p(-beyond)))
 
     def mode(self) -> Tensor:
-        """The likeliest action, one-hot: (..., A)."""
+        """Return the likeliest action, one-hot: (..., A)."""
         return self._one_hot(self.logits)
 
     def _one_hot(self, scores: Tensor) -> Tensor:
         return F.one_hot(scores.argmax(-1), scores.shape[-1]).to(self.logits.dtype)
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """log softmax(logits) of the chosen action, for one-hot actions (..., A): (...,)."""
+        """Compute log softmax(logits) of the chosen action, for one-hot actions (..., A): (...,)."""
         return (actions * self.logits.log_softmax(-1)).sum(-1)
 
     def kl(self, other: "Categorical") -> Tensor:
-        """KL(self ‖ other) = Σ_a p (log p − log p′): (...,)."""
+        """Compute KL(self ‖ other) = Σ_a p (log p − log p′): (...,)."""
         ours = self.logits.log_softmax(-1)
         return (ours.exp() * (ours - other.logits.log_softmax(-1))).sum(-1)
 
     def fisher(self, tangent: "Categorical", weights: Tensor) -> "Categorical":
-        """Curvature of the weighted KL at this point times a tangent: w (diag(p) − p pᵀ) u.
+        """Multiply a tangent u by the curvature of the weighted KL at this point: w (diag(p) − p pᵀ) u.
 
         Args:
-            tangent: change of the logits (..., A).
+            tangent: the change u of the logits (..., A).
             weights: (...,), each observation's share of the mean.
         """
         p = self.logits.softmax(-1)
@@ -126,22 +137,23 @@ class Categorical(NamedTuple):
 
 
 class MLP(nn.Module):
-    """A fully connected network, ReLU or tanh between its layers, linear at the end.
+    """A fully connected network with ReLU or tanh between its layers and a linear last layer.
 
     Args:
-        sizes: units per layer, from the input to the output.
-        activation: between layers.
-        generator: draws the initial weights, Xavier uniform; biases start at 0.
+        sizes: the number of units of each layer, from the input to the output.
+        activation: the function between layers.
+        generator: the source of the initial weights, which are Xavier uniform; biases start at 0.
+    Raises:
+        ValueError: a size is not positive, or the activation is unknown.
     """
 
     def __init__(
         self, sizes: Sequence[int], activation: Activation = "tanh", generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        if activation not in get_args(Activation):
-            raise ValueError(f"activation must be one of {get_args(Activation)}, got {activation!r}")
-        if min(sizes) < 1:
-            raise ValueError(f"layer sizes must be positive, got {tuple(sizes)}")
+        check_choice("activation", activation, Activation)
+        for size in sizes:
+            check_count("every layer size", size)
         self.sizes, self.activation_name = tuple(sizes), activation
         self.activation = tanh if activation == "tanh" else torch.relu
         layers = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
@@ -151,7 +163,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, params: Params, inputs: Tensor, prefix: str = "") -> Tensor:
-        """inputs (..., sizes[0]) → outputs (..., sizes[-1]); or (N, S, ·), for parameters stacked over tasks."""
+        """Map inputs (..., sizes[0]) to outputs (..., sizes[-1]), or (N, S, ·) with parameters stacked over N tasks."""
         last = len(self.layers) - 1
         for number in range(last + 1):
             weight, bias = params[f"{prefix}layers.{number}.weight"], params[f"{prefix}layers.{number}.bias"]
@@ -162,9 +174,15 @@ class MLP(nn.Module):
 
 
 def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """W x + b: of one task, for weight (o, i), or of N tasks at once, for inputs (N, S, i) and weight (N, o, i).
+    """Compute W x + b for one task, or for N tasks at once.
 
-    `vmap` of the first does what the second does, but takes twice as long for the few inputs of a time step.
+    `vmap` of the form for one task gives the same numbers as the other form, but takes twice as long for the few inputs
+    of a time step.
+
+    Args:
+        inputs: (..., i), or (N, S, i).
+        weight: (o, i), or (N, o, i).
+        bias: (o,), or (N, o).
     """
     if weight.ndim == 2:
         return F.linear(inputs, weight, bias)
@@ -172,11 +190,11 @@ def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def tanh(inputs: Tensor) -> Tensor:
-    """tanh x; where nobody asks for its derivative, as 2 σ(2x) − 1, in place of the inputs.
+    """Compute tanh x; where no derivative is needed, as 2 σ(2x) − 1, which overwrites the inputs.
 
-    On a CPU torch computes σ several times as fast as tanh. With derivatives the detour costs more than it saves. And
-    it rounds σ otherwise in the odd numbers at the end of a tensor: where a task's rows leave such a rest, the result
-    would depend on how many tasks there are.
+    On a CPU torch computes σ several times as fast as tanh. With derivatives the detour costs more than it saves. torch
+    also rounds σ differently for the numbers that are left at the end of a tensor, beyond a multiple of VECTOR; where a
+    task's rows leave such a rest, the result would depend on the number of tasks, so there tanh is used.
     """
     if torch.is_grad_enabled() or math.prod(inputs.shape[-2:]) % VECTOR:
         return torch.tanh(inputs)
@@ -187,12 +205,14 @@ class GaussianPolicy(nn.Module):
     """A policy N(MLP(observation), σ²) with a learned σ per action component, the same in every state.
 
     Args:
-        observation_size: O.
-        action_size: A.
-        hidden_sizes: units of the hidden layers.
-        activation: between layers.
-        initial_std: where σ starts, positive.
-        generator: draws the initial weights.
+        observation_size: O, the length of an observation.
+        action_size: A, the length of an action.
+        hidden_sizes: the number of units of each hidden layer.
+        activation: the function between layers.
+        initial_std: the initial σ, positive.
+        generator: the source of the initial weights.
+    Raises:
+        ValueError: a number is out of range, or the activation is unknown.
     """
 
     def __init__(
@@ -210,7 +230,7 @@ class GaussianPolicy(nn.Module):
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
     def forward(self, params: Params, observations: Tensor) -> Gaussian:
-        """observations (..., O) → the distribution of the action in each.
+        """Map observations (..., O) to the distribution of the action in each.
 
         With parameters stacked over N tasks, observations are (N, S, O), and log σ becomes (N, 1, A).
         """
@@ -224,11 +244,13 @@ class CategoricalPolicy(nn.Module):
     """A policy softmax(MLP(observation)) over A actions.
 
     Args:
-        observation_size: O.
+        observation_size: O, the length of an observation.
         action_size: A, the number of actions.
-        hidden_sizes: units of the hidden layers.
-        activation: between layers.
-        generator: draws the initial weights.
+        hidden_sizes: the number of units of each hidden layer.
+        activation: the function between layers.
+        generator: the source of the initial weights.
+    Raises:
+        ValueError: a size is not positive, or the activation is unknown.
     """
 
     def __init__(
@@ -243,7 +265,7 @@ class CategoricalPolicy(nn.Module):
         self.logits = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator)
 
     def forward(self, params: Params, observations: Tensor) -> Categorical:
-        """observations (..., O) → the distribution of the action in each."""
+        """Map observations (..., O) to the distribution of the action in each."""
         return Categorical(self.logits(params, observations, prefix="logits."))
 
 
@@ -251,20 +273,26 @@ Policy = GaussianPolicy | CategoricalPolicy
 
 
 def policy_layout(policy: Policy) -> dict[str, Any]:
-    """What a policy is but for its parameters, as plain data, from which `policy_from_layout` builds one like it."""
+    """Describe a policy, except for its parameters, as plain data that `policy_from_layout` reads."""
     mlp = policy.mean if isinstance(policy, GaussianPolicy) else policy.logits
     return {"kind": type(policy).__name__, "sizes": list(mlp.sizes), "activation": mlp.activation_name}
 
 
 def policy_from_layout(layout: dict[str, Any]) -> Policy:
-    """A new policy; a KeyError, TypeError or ValueError where the layout is of none."""
+    """Build a policy from its description.
+
+    Args:
+        layout: the description, from `policy_layout`.
+    Raises:
+        KeyError, TypeError, ValueError: the layout describes no policy.
+    """
     kind = {"GaussianPolicy": GaussianPolicy, "CategoricalPolicy": CategoricalPolicy}[layout["kind"]]
     observed, *hidden, acted = layout["sizes"]
     return kind(observed, acted, hidden, layout["activation"])
 
 
 def _quiet_mlp(sizes: Sequence[int], activation: Activation, generator: torch.Generator | None) -> MLP:
-    """An MLP whose last layer starts OUTPUT_SCALE times smaller than the others."""
+    """Build an MLP whose last layer's weights are multiplied by OUTPUT_SCALE."""
     network = MLP(sizes, activation, generator)
     with torch.no_grad():
         network.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)

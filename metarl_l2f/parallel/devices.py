@@ -1,6 +1,6 @@
 """Where learning happens: the CPU, or a CUDA device.
 
-Environments and data stay on the CPU; what is learned from them is moved over, and what is reported comes back.
+Environments and data stay on the CPU. Batches are moved to the device where a loss takes them, and metrics come back.
 """
 
 import os
@@ -16,14 +16,14 @@ Tree = TypeVar("Tree")
 
 
 def prepare(name: str, tf32: bool = False) -> torch.device:
-    """The device of a name, set up so that a run there repeats bit for bit on the same machine.
+    """Find a device by its name, and set PyTorch up so that a run there repeats bit for bit on the same machine.
 
     Args:
         name: `cpu`, `cuda`, or `cuda:1` and so on.
-        tf32: let matrix products and convolutions of a CUDA device round their factors to 10 bits of mantissa, which is
-            faster; otherwise everything is float32 proper.
+        tf32: whether matrix products and convolutions of a CUDA device round their factors to 10 bits of mantissa,
+            which is faster, instead of computing in full float32.
     Raises:
-        ValueError: there is no such device here.
+        ValueError: this machine has no such device, or tf32 is combined with the CPU.
     """
     try:
         device = torch.device(name)
@@ -33,12 +33,14 @@ def prepare(name: str, tf32: bool = False) -> torch.device:
         raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {name!r}")
     if device.type == "cpu":
         if tf32:
-            raise ValueError("tf32 is a way of CUDA devices to compute; drop it, or choose --device cuda")
+            raise ValueError("tf32 needs a CUDA device, got cpu; drop it, or choose device cuda")
         return device
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
         found = f"{count} of them" if count else "none; PyTorch's CUDA build and an NVIDIA driver are needed"
-        raise ValueError(f"device {name} was asked for, but this machine has {found}; choose another, or --device cpu")
+        raise ValueError(
+            f"device must be one of this machine's, got {name}, and it has {found}; choose another, or cpu"
+        )
     # cuBLAS reads this when it starts; without it its sums depend on which part of its workspace is free.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
@@ -48,18 +50,18 @@ def prepare(name: str, tf32: bool = False) -> torch.device:
 
 
 WARM_UPS = 3
-"""Calls before a recording, in which libraries choose their algorithms and take their memory."""
+"""Calls before a recording, in which libraries choose their algorithms and allocate their memory."""
 
 
 class Recorded(Generic[Tree]):
     """A function of a tree of tensors on a CUDA device, recorded at its first call and replayed at every later one.
 
-    Small networks keep a GPU waiting for the next launch; a recording (a CUDA graph) launches all of it at once, and
-    gives the same digits. What the function reads besides its argument, such as parameters, it must find at the same
-    place in memory every time; and it may not look at a number.
+    Small networks keep a GPU waiting for the next launch. A recording (a CUDA graph) launches all kernels at once and
+    gives the same digits. Tensors that the function reads besides its argument, such as parameters, must stay at the
+    same place in memory, and the function may not branch on the value of a tensor.
 
     Args:
-        function: a tree of tensors → a tree of tensors.
+        function: maps a tree of tensors to a tree of tensors.
     """
 
     def __init__(self, function: Callable[[Any], Tree]) -> None:

@@ -1,4 +1,4 @@
-"""Memory that stays with the process: fewer page faults for arrays that come and go at every step."""
+"""The allocator's settings: freed memory is kept, which saves page faults for arrays made anew at every step."""
 
 import contextlib
 import ctypes
@@ -11,8 +11,9 @@ LARGEST = 2**31 - 1
 def keep_freed_memory() -> None:
     """Have the allocator reuse large blocks that were freed, instead of giving them back to the system at once.
 
-    By default glibc maps every block above a threshold anew, and the system clears it page by page. Here blocks of that
-    size, activations and gradients, are needed again within milliseconds. Does nothing where the C library is another.
+    By default glibc maps every block above a threshold anew, and the system clears it page by page. Activations and
+    gradients are blocks of that size and are needed again within milliseconds. With another C library this does
+    nothing.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows.
         library = ctypes.CDLL(None)

@@ -1,8 +1,8 @@
 """The processes that share one run: this one alone, or the ranks that torchrun started, on one host or many.
 
-A group knows neither task nor algorithm: it sums, gathers and hands out. `Ranks` is a thin layer over
-torch.distributed: torchrun tells each process in its environment which rank it is. Sums go over gloo where tensors are
-on the CPU, over nccl where every rank has a GPU of its own.
+A group knows neither tasks nor algorithms: it sums, gathers and broadcasts. `Ranks` is a thin layer over
+torch.distributed; torchrun sets environment variables that hold each process's rank. Sums go over gloo where tensors
+are on the CPU, and over nccl where every rank has a GPU of its own.
 """
 
 import contextlib
@@ -22,69 +22,77 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from ..checks import check_number
+
 Made = TypeVar("Made")
 
 SHORTEST, LONGEST = 1.0, 365 * 24 * 3600.0
-"""Seconds that a rank may wait for the others at most: accepted are numbers from the first to the second, a year."""
+"""The shortest and the longest time-out that is accepted, in seconds: one second and a year."""
 SIGN_OF_LIFE = 1.0
-"""Seconds between two messages of rank 0 to those that wait for it."""
+"""Seconds between two messages of rank 0 to the ranks that wait for it."""
 
 
 class RankError(RuntimeError):
-    """A rank lost the others, or no longer computes what they do; the text says which, and what to do."""
+    """A rank lost the others, or its state differs from theirs; the text names it, and says what to do."""
 
 
 class StoppedError(RankError):
-    """Rank 0 stopped with an error while the others waited for it, and reports that error itself."""
+    """Rank 0 stopped with an error while this rank waited for it; rank 0 reports that error."""
 
 
 class TogetherError(RuntimeError):
-    """What the ranks did together failed on one of them; the text names that rank and its error."""
+    """Work that all ranks did together failed on one of them; the text names that rank and its error."""
 
 
 class Group:
-    """One process alone: collectives return their argument. `Ranks` is the group of several."""
+    """A group of one process, in which collectives return their argument. `Ranks` is a group of several."""
 
     rank: int = 0
-    """Of this process, from 0."""
+    """The number of this process, from 0."""
     size: int = 1
-    """Processes in the group."""
+    """The number of processes in the group."""
     restarts: int | None = None
-    """How often whoever started the group may start it again; None if it was started by hand."""
+    """How often torchrun may start the group again; None if torchrun did not start it."""
     seconds: float = 0.0
-    """Spent on other ranks so far: sending, receiving, and waiting for them."""
+    """The time spent on other ranks so far: sending, receiving, and waiting for them."""
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is rank 0, which writes files and reports progress."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of every rank's values, the same bits on all of them."""
+        """Sum a tensor over the ranks; the result has the same bits on every rank."""
         return values
 
     def largest(self, number: int) -> int:
-        """The largest of every rank's number."""
+        """Return the largest of the ranks' numbers."""
         return number
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in the order of ranks."""
+        """Collect every rank's value, in the order of ranks."""
         return [value]
 
     def from_first(self, make: Callable[[], Made]) -> Made:
-        """What `make` returns on rank 0, which alone calls it, however long it takes; nothing in it may need the group.
+        """Call `make` on rank 0 alone, and return its result on every rank.
 
+        The other ranks wait for the result, however long that takes.
+
+        Args:
+            make: a function that does not use the group.
         Raises:
-            StoppedError: on the other ranks, if `make` raised an error on rank 0, where that error passes.
+            StoppedError: on the other ranks, if `make` raised an error on rank 0. On rank 0 that error is raised.
         """
         return make()
 
     def together(self, work: Callable[[], Made]) -> Made:
-        """What `work` returns here, if it succeeds on every rank; it may sum and gather.
+        """Call `work` on every rank, and return its result if it succeeded on all of them.
 
+        Args:
+            work: a function that may sum and gather.
         Raises:
-            TogetherError: on every rank, if there are several and `work` failed on one: all continue from the same
-                point. One process alone gets the error as it is.
+            TogetherError: on every rank, if there are several and `work` failed on one, so that all continue from the
+                same point. In a group of one process the error of `work` is raised.
         """
         return work()
 
@@ -92,11 +100,10 @@ class Group:
         """Make sure that every rank has the same value.
 
         Args:
-            value: of this rank.
-            what: it is, for the error.
-
+            value: this rank's value.
+            what: the name of the value, for the error.
         Raises:
-            RankError: they differ.
+            RankError: the values differ.
         """
         values = self.gather(value)
         if len(set(values)) > 1:
@@ -108,7 +115,7 @@ class Group:
             )
 
     def close(self) -> None:
-        """Leave the others."""
+        """Leave the group."""
 
     def __enter__(self) -> Self:
         return self
@@ -118,12 +125,12 @@ class Group:
 
 
 class Ranks(Group):
-    """The ranks that torchrun started, as seen from one of them.
+    """The group of the ranks that torchrun started; this process is one of them.
 
     Args:
-        timeout: seconds to wait for the others, whatever for.
+        timeout: the longest time, in seconds, to wait for the other ranks in any method.
     Raises:
-        RankError: here and in every method: the others cannot be reached, within the time-out.
+        RankError: the constructor or a method could not reach the other ranks within the time-out.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -201,10 +208,11 @@ class Ranks(Group):
             dist.destroy_process_group()
 
     def _store(self, limit: datetime.timedelta) -> Store:
-        """Where ranks find each other's addresses.
+        """The store in which ranks find each other's addresses.
 
-        On one host, torchrun keeps one store for all attempts, which must not find the addresses of those before. Hosts
-        count their attempts each for itself; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE makes a store for each attempt.
+        On one host, torchrun keeps one store for all attempts, so each attempt gets a prefix of its own, lest it find
+        the addresses of an earlier one. Several hosts count their attempts separately; there
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE makes a new store for each attempt.
         """
         store, _, _ = next(rendezvous("env://", timeout=limit))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -217,19 +225,19 @@ class Ranks(Group):
         return values
 
     def _heard(self, word: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """What rank 0 says: None while it works, then what it made; nothing if it failed."""
+        """Receive rank 0's next message: None while it works, then a dict with the result, empty if it failed."""
         box = [word]
         with self._reaching("waited for rank 0"):
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def _check_others(self, failure: str | None = None) -> None:
-        """Within `together`: make sure that no rank has failed, before every message and at the end."""
+        """Within `together`, before every message and at the end, make sure that no rank has failed."""
         if self._together and (failures := [found for found in self._gather(failure) if found is not None]):
             raise TogetherError("; ".join(failures))
 
     def _backend(self) -> str:
-        """nccl needs a GPU for every rank; where they share one, or have none, gloo does without."""
+        """nccl where every rank has a GPU of its own, which it needs; else gloo."""
         if torch.cuda.device_count() < int(os.environ.get("LOCAL_WORLD_SIZE", self.size)):
             return "gloo"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)))
@@ -245,29 +253,24 @@ class Ranks(Group):
             reason = str(error).strip().partition("\n")[0]
             raise RankError(
                 f"rank {self.rank} of {self.size}, on {socket.gethostname()}, lost the others after {waited:.1f} s "
-                f"while they {did} (it waits {self.timeout:g} s at most): {reason}. One of them ended, and says itself "
-                "why, or the network between them is cut. --rank-timeout sets the wait; with torchrun --max-restarts "
-                "the group goes on from the last checkpoint"
+                f"while they {did} (it waits {self.timeout:g} s at most): {reason}. One of them ended, and its own "
+                "output says why, or the network between them is cut. rank_timeout sets the wait; with torchrun "
+                "--max-restarts the group goes on from the last checkpoint"
             ) from error
         finally:
             self.seconds += time.perf_counter() - begin
 
 
 def join(timeout: float) -> Group:
-    """The group that this process was started into: torchrun says so in the environment. Else it is alone.
+    """Return the group that torchrun started this process in, or a group of this process alone.
 
     Args:
-        timeout: seconds to wait for other ranks, whatever for, before RankError.
+        timeout: the longest time, in seconds, to wait for other ranks: from 1 s to a year.
     Raises:
-        ValueError: the time-out is not a number of seconds from 1 to those of a year.
-        RankError: the others cannot be reached.
+        ValueError: the time-out is out of range.
+        RankError: the other ranks cannot be reached.
     """
-    if not SHORTEST <= timeout <= LONGEST:
-        raise ValueError(
-            f"rank_timeout must be a number of seconds from {SHORTEST:.0f} to {LONGEST:.0f} (a year), got {timeout:g}"
-        )
+    check_number("rank_timeout", timeout, f"[{SHORTEST:.0f}, {LONGEST:.0f}]", "seconds")
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return Group()
-    from .ranks import Ranks
-
     return Ranks(timeout)

@@ -1,8 +1,8 @@
 """Work on tasks, spread over threads and over processes.
 
 Neither changes a digit of the result. Tasks are cut into shards of a fixed size, whatever the number of threads, and
-results come back in shard order, so sums over them are always taken in one order. Processes hold whole shards: each is
-computed as it would be anywhere, and sums over shards, float32 added up in float64, come out alike in any order.
+results come back in shard order, so sums over them are always taken in one order. Processes hold whole shards: a shard
+is computed alike in every process, and sums over shards, float32 numbers added up in float64, are alike in any order.
 """
 
 import logging
@@ -14,38 +14,40 @@ from typing import Any
 
 import torch
 
+from ..checks import check_count
 from .ranks import Group
 from .trees import count, joined, mapped, rows_of, tensors_of
 
 logger = logging.getLogger(__name__)
 
 TASKS_PER_SHARD = 10
-"""Tasks vmapped together: few, so that activations stay small and several threads find work; yet enough that dispatch,
-which threads cannot share, does not dominate the curvature products."""
+"""Tasks vmapped together: few enough that activations stay small and several threads find work, but enough that
+dispatch, which threads cannot share, does not dominate the curvature products."""
 
 
 class Shards:
     """Runs a function over fixed shards of tasks, on a pool of threads, and returns the results in shard order.
 
     Args:
-        threads: of the pool; 1 does without one. Changes no number.
-        tasks_per_shard: tasks in every shard but the last.
+        threads: the number of threads; with 1 there is no pool. It changes no result.
+        tasks_per_shard: the number of tasks in every shard but the last.
+    Raises:
+        ValueError: a number is not positive.
     """
 
     def __init__(self, threads: int, tasks_per_shard: int = TASKS_PER_SHARD) -> None:
-        for name, value in (("threads", threads), ("tasks_per_shard", tasks_per_shard)):
-            if value < 1:
-                raise ValueError(f"{name} must be a positive number, got {value}")
+        check_count("threads", threads)
+        check_count("tasks_per_shard", tasks_per_shard)
         self.tasks_per_shard = tasks_per_shard
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="shard") if threads > 1 else None
 
     def map(self, function: Callable[..., Any], tree: Any) -> list[Any]:
-        """function(shard) for every shard of a tree of tensors stacked over tasks."""
+        """Compute function(shard) for every shard of a tree of tensors that are stacked over tasks."""
         starts = range(0, count(tree), self.tasks_per_shard)
         return self.map_list(function, [rows_of(tree, slice(i, i + self.tasks_per_shard)) for i in starts])
 
     def map_list(self, function: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
-        """function(item) for every item, in order."""
+        """Compute function(item) for every item, and return the results in order."""
         return list(self.pool.map(function, items) if self.pool else map(function, items))
 
     def close(self) -> None:
@@ -55,34 +57,36 @@ class Shards:
 
 
 class Share:
-    """This process's share of N tasks: consecutive shards of them, as many as any other process has, or one off.
+    """This process's share of N tasks: consecutive shards; the shares of two processes differ by one shard at most.
 
     Surplus processes recompute the last shard; their result is discarded.
 
     Args:
-        number: N, of all processes together.
-        group: the processes.
-        unit: tasks in every shard but the last.
+        number: N, the number of tasks of all processes together.
+        group: the processes; None stands for this process alone.
+        unit: the number of tasks in every shard but the last.
+    Raises:
+        ValueError: a number is not positive.
     """
 
     def __init__(self, number: int, group: Group | None = None, unit: int = 1) -> None:
-        if number < 1 or unit < 1:
-            raise ValueError(f"tasks, and those of a shard, must be 1 or more, got {number} and {unit}")
+        check_count("number", number, unit="tasks")
+        check_count("unit", unit, unit="tasks")
         self.number, self.group = number, group or Group()
         self.units = math.ceil(number / unit)
         edges = [math.ceil(self.units * rank / self.group.size) for rank in range(self.group.size + 1)]
         self.counted = [start < end for start, end in pairwise(edges)]
-        """Of every process, whether what it holds counts."""
+        """For every process, whether its result counts."""
         start, end = edges[self.group.rank : self.group.rank + 2]
         first, last = (start, end) if start < end else (self.units - 1, self.units)
         self.rows = slice(first * unit, min(last * unit, number))
-        """The tasks of this process."""
+        """The rows of this process's tasks among all tasks."""
 
     def warn_of_idle(self, remedy: str) -> None:
-        """Say, on rank 0, if there are more processes than shards.
+        """Log a warning on rank 0 if there are more processes than shards.
 
         Args:
-            remedy: what gives them work.
+            remedy: the end of the warning, a change that gives every process work.
         """
         size = self.group.size
         if size > self.units and self.group.first:
@@ -101,7 +105,7 @@ class Share:
         return self.rows.stop - self.rows.start
 
     def sum(self, tree: Any) -> Any:
-        """A tree of tensors that each sum something over this process's tasks → over all N tasks, in one message."""
+        """Turn a tree of sums over this process's tasks into one of sums over all N tasks, with one message."""
         if self.group.size == 1:
             return tree
         leaves = tensors_of(tree)
@@ -111,13 +115,13 @@ class Share:
         return mapped(lambda leaf: next(pieces).view_as(leaf).to(leaf), tree)
 
     def mean(self, tree: Any) -> Any:
-        """A tree of means over this process's tasks → over all N tasks: weighted by how many each process holds."""
+        """Turn a tree of means over this process's tasks into one over all N, each share weighted by its tasks."""
         return self.sum(mapped(lambda mean: mean * (len(self) / self.number), tree))
 
     def gather(self, tree: Any) -> Any:
-        """A tree of tensors stacked over this process's tasks → over all N tasks, on the CPU."""
+        """Turn a tree of tensors stacked over this process's tasks into one over all N tasks, on the CPU."""
         if self.group.size == 1:
             return tree
-        # Cloned, for pickling a view would send all that it is a view of.
+        # Cloned, because pickling a view would send the whole tensor behind it.
         parts = self.group.gather(mapped(lambda leaf: leaf.detach().cpu().clone(), tree))
         return joined([part for part, counts in zip(parts, self.counted, strict=True) if counts])

@@ -1,4 +1,4 @@
-"""Trees of tensors: dicts, tuples and lists, nested as they may be, with tensors at their ends."""
+"""Trees of tensors: dicts, tuples and lists, nested to any depth, whose leaves are tensors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -10,9 +10,9 @@ Tree = TypeVar("Tree")
 
 
 def moved(tree: Tree, device: torch.device) -> Tree:
-    """The same tree of dicts, tuples and lists, with its tensors on a device.
+    """Copy a tree's tensors to a device; those that are there already are not copied.
 
-    On the way to a CUDA device they pass through pinned memory, so the copy runs while the CPU goes on.
+    Tensors go to a CUDA device through pinned memory, so that the copy runs while the CPU goes on.
     """
 
     def move(tensor: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def moved(tree: Tree, device: torch.device) -> Tree:
 
 
 def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """function(tensor) for every tensor of a tree of dicts, tuples and lists, in a tree of the same shape."""
+    """Apply a function to every tensor of a tree, and return the results in a tree of the same structure."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, dict):
@@ -35,7 +35,7 @@ def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 
 
 def tensors_of(tree: Any) -> list[Tensor]:
-    """The tensors of a tree of dicts, tuples and lists, in order."""
+    """List the tensors of a tree, in order."""
     found: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -47,19 +47,19 @@ def tensors_of(tree: Any) -> list[Tensor]:
 
 
 def rows_of(tree: Any, rows: slice | int) -> Any:
-    """The same rows, or the same single row, of every tensor of a tree."""
+    """Select the same rows, or the same single row, of every tensor of a tree."""
     return mapped(lambda tensor: tensor[rows], tree)
 
 
 def count(tree: Any) -> int:
-    """The length of a tree's tensors along their first axis, the tasks."""
+    """Return the number of tasks, which is the length of every tensor of a tree along its first axis."""
     while not isinstance(tree, Tensor):
         tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
     return tree.shape[0]
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Trees of tensors, one per shard, joined along the tasks again."""
+    """Concatenate trees of tensors, one per shard, along their first axis, the tasks."""
     head = parts[0]
     if isinstance(head, Tensor):
         return torch.cat(list(parts))

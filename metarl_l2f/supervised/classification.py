@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_choices, check_count
 from ..core import Params
 from ..networks.images import Conv4, Pooling, ResNet12, is_norm
 from .data.augmentation import distort
@@ -20,36 +21,40 @@ ImageNetwork = Conv4 | ResNet12
 
 
 class Embedding(Protocol):
-    """What a prototypical network offers (prototypes.py)."""
+    """A trained network that embeds images, such as a prototypical network (prototypes.py)."""
 
     @property
     def embedding_size(self) -> int:
-        """E."""
+        """E, the length of an embedding."""
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images (n, C, H, W) in [0, 1] → embeddings (n, E)."""
+        """Map images (n, C, H, W) in [0, 1] to embeddings (n, E)."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """The network that classifies."""
+    """Options of the network that classifies.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
 
     backbone: Backbone = "conv4"
-    """Conv4 or ResNet12."""
+    """The architecture, Conv4 or ResNet12."""
     filters: int = 64
-    """Filters of each of Conv4's convolutions; ResNet12 has them 1, 2, 4 and 8 times as many in its four blocks."""
+    """Filters of each of Conv4's convolutions; ResNet12 has 1, 2, 4 and 8 times as many in its four blocks."""
     pooling: Pooling = "stride"
-    """Of Conv4: `max` pooling (official code, 48 filters), or convolutions of `stride` 2 (MAML's for 28×28 images)."""
+    """How Conv4 shrinks images: by `max` pooling (official code, 48 filters), or by convolutions of `stride` 2 (MAML's
+    network for 28×28 images)."""
     per_step_norm: bool = False
-    """Give every inner step its own scales and shifts of the normalisation (MAML++), instead of one for all."""
+    """Give every inner step its own scales and shifts of the normalisation (MAML++), instead of one set for all."""
     statistics: Statistics = "batch"
-    """What normalises the query images that a model is judged on: the means and variances of that `batch`, which are
-    then classified together (official codes), or `running` ones, each inner step's own, that training collects."""
+    """The means and variances that normalise query images when a model is judged: those of the `batch`, whose images
+    are then classified together (official codes), or `running` ones of each inner step, which training collects."""
 
     def __post_init__(self) -> None:
-        for name, accepted in (("backbone", Backbone), ("statistics", Statistics)):
-            if getattr(self, name) not in get_args(accepted):
-                raise ValueError(f"{name} must be one of {get_args(accepted)}, got {getattr(self, name)!r}")
+        check_choices(self, backbone=Backbone, statistics=Statistics, pooling=Pooling)
+        check_count("filters", self.filters)
 
     def build(
         self,
@@ -58,7 +63,16 @@ class Classifier:
         inner_steps: int,
         generator: torch.Generator | None = None,
     ) -> ImageNetwork:
-        """A new network for images (C, H, W)."""
+        """Build a new network.
+
+        Args:
+            image_shape: (C, H, W) of the images.
+            classes: the number of classes.
+            inner_steps: the number of trained inner steps, each of which may have a normalisation of its own.
+            generator: the source of the initial weights.
+        Raises:
+            ValueError: the images are too small for the network.
+        """
         norm_steps = inner_steps + 1 if self.per_step_norm else 1
         tracked_steps = inner_steps + 1 if self.statistics == "running" else 0
         if self.backbone == "resnet12":
@@ -71,13 +85,13 @@ class ImageProblem:
     """N-way K-shot classification of images.
 
     Args:
-        data: images of each split.
-        shape: of an episode.
-        classifier: the network.
-        inner_steps: trained inner steps, each of which may have a normalisation of its own.
-        prototypical: a trained prototypical network; a task's prototype is the mean of its classes' prototypes, that is
-            of its support embeddings (Table 5).
-        distorted: distort the images of training tasks (`augmentation.distort`).
+        data: the images of each split.
+        shape: the numbers of classes and images of an episode.
+        classifier: the options of the network.
+        inner_steps: the number of trained inner steps, each of which may have a normalisation of its own.
+        prototypical: a trained prototypical network, or None. A task's prototype is the mean of its classes'
+            prototypes, which is the mean of its support embeddings (Table 5).
+        distorted: whether the images of training tasks are distorted (`augmentation.distort`).
     Raises:
         ValueError: a split has too few classes, or too few images of a class.
     """
@@ -119,19 +133,19 @@ class ImageProblem:
         return network(params, inputs, step)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy."""
+        """Compute the mean cross-entropy of logits (n, classes) and class numbers (n,)."""
         return F.cross_entropy(outputs, targets)
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Accuracy: the part of images whose likeliest class is theirs."""
+        """Compute the accuracy, the fraction of images classified correctly."""
         return (outputs.argmax(-1) == targets).to(outputs.dtype).mean()
 
 
 def in_inner_loop(name: str) -> bool:
-    """What the inner loop moves, and what is attenuated: everything but the normalisation (official code)."""
+    """Tell whether a parameter is adapted and attenuated: all but those of the normalisation are (official code)."""
     return not is_norm(name)
 
 
 def is_head(name: str) -> bool:
-    """The last layer, which is all that ANIL adapts (Raghu et al. 2020)."""
+    """Tell whether a parameter belongs to the last layer, the only one that ANIL adapts (Raghu et al. 2020)."""
     return name.startswith("head.")

@@ -1,11 +1,14 @@
-"""Few-shot tasks: a support set to adapt to and a query set to be judged on; N-way K-shot episodes of images."""
+"""Few-shot tasks, each with a support set to adapt to and a query set to judge by; N-way K-shot episodes of images."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..checks import check_count, check_counts
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -15,20 +18,20 @@ class Task(NamedTuple):
     """One supervised task D; stacked over tasks, every tensor has a leading axis (N, ...)."""
 
     support: Tensor
-    """(S, ...), inputs the inner loop adapts to."""
+    """(S, ...), the inputs that the inner loop adapts to."""
     support_targets: Tensor
-    """(S, ...), values (regression) or class numbers (classification)."""
+    """(S, ...), their values (regression) or class numbers (classification)."""
     query: Tensor
-    """(Q, ...), inputs the adapted network is judged on."""
+    """(Q, ...), the inputs that the adapted network is judged on."""
     query_targets: Tensor
-    """(Q, ...)"""
+    """(Q, ...), their values or class numbers."""
     prototype: Tensor
-    """(E,), an embedding of the task that γ may be conditioned on (Table 5); E = 0 where the domain has none."""
+    """(E,), an embedding of the task that γ may be conditioned on (Table 5); E = 0 where the problem has none."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """One split of an image data set, all in memory: images of one size, in the order of their classes.
+    """One split of an image data set, whole in memory: images of one size, in the order of their classes.
 
     Raises:
         ValueError: shapes, labels and names do not fit each other.
@@ -39,75 +42,92 @@ class Images:
     labels: Tensor
     """(n,) int64, ascending class numbers from 0."""
     classes: tuple[str, ...]
-    """The classes' names, each once."""
+    """The names of the classes, all different."""
     where: str = ""
-    """Where they come from, for messages."""
+    """The source of the images, for messages."""
 
     def __post_init__(self) -> None:
-        counted = torch.bincount(self.labels, minlength=len(self.classes))
         if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8 or len(self.pixels) != len(self.labels):
             raise ValueError(
                 f"pixels must be bytes (n, C, H, W), one image per label, got {self.pixels.dtype} "
                 f"{tuple(self.pixels.shape)} for {len(self.labels)} labels"
             )
-        if len(counted) != len(self.classes) or not counted.all() or (self.labels.diff() < 0).any():
-            raise ValueError("labels must ascend from 0, and every class must have an image")
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes must have different names")
+        check_labels(self.labels, self.classes)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """The shape (C, H, W) of an image."""
         channels, height, width = self.pixels.shape[1:]
         return channels, height, width
 
     @property
     def counts(self) -> Tensor:
-        """(classes,), images of each class."""
+        """(classes,), the number of images of each class."""
         return torch.bincount(self.labels)
 
 
 class Labelled(Protocol):
-    """Rows in the order of their classes: images, or embeddings of them."""
+    """Rows in the order of their classes: images, or embeddings of images."""
 
     @property
     def where(self) -> str:
-        """Where they come from, for messages."""
+        """The source of the rows, for messages."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes' names."""
+        """The names of the classes."""
 
     @property
     def counts(self) -> Tensor:
-        """(classes,), rows of each class."""
+        """(classes,), the number of rows of each class."""
+
+
+def check_labels(labels: Tensor, classes: tuple[str, ...]) -> None:
+    """Refuse labels that do not ascend from 0 through all classes, and names that are not all different.
+
+    Args:
+        labels: (n,) int64, the class number of each row.
+        classes: the names of the classes.
+    Raises:
+        ValueError: the labels or the names are not such.
+    """
+    counted = torch.bincount(labels, minlength=len(classes))
+    if len(counted) != len(classes) or not counted.all() or (labels.diff() < 0).any():
+        raise ValueError(
+            f"labels must ascend from 0, and every class must have a row, got {len(labels)} labels of "
+            f"{int(counted.count_nonzero())} classes for {len(classes)} names; sort the rows by class"
+        )
+    if repeated := [name for name, times in Counter(classes).items() if times > 1]:
+        raise ValueError(f"classes must have different names, got {repeated[0]!r} twice or more")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What an N-way K-shot episode consists of.
+    """The numbers of classes and images of an N-way K-shot episode.
 
     Raises:
         ValueError: a number is out of range.
     """
 
     ways: int = 5
-    """Classes N per episode."""
+    """Classes N per episode, 2 or more."""
     shots: int = 1
     """Support images K per class."""
     queries: int = 15
     """Query images per class."""
 
     def __post_init__(self) -> None:
-        for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        check_count("ways", self.ways, 2)
+        check_counts(self, 1, "shots", "queries")
 
     def check(self, data: Labelled, split: str) -> None:
-        """Refuse a split that such episodes cannot be drawn from.
+        """Refuse a split that is too small for such episodes.
 
+        Args:
+            data: the split.
+            split: its name, for the error.
         Raises:
-            ValueError: it has too few classes, or too few rows of a class.
+            ValueError: the split has too few classes, or too few rows of a class.
         """
         counts, needed = data.counts, self.shots + self.queries
         part = f"{split} of {data.where}" if data.where else split
@@ -123,21 +143,27 @@ class Shape:
             )
 
     def targets(self, number: int) -> tuple[Tensor, Tensor]:
-        """Support and query targets of so many episodes, each class's number within its episode, class by class."""
+        """Build support and query targets: each image's class number within its episode, class by class.
+
+        Args:
+            number: the number of episodes.
+        Returns:
+            Targets (number, N·K) and (number, N·queries), int64.
+        """
         support, query = (torch.arange(self.ways).repeat_interleave(each) for each in (self.shots, self.queries))
         return support.expand(number, -1), query.expand(number, -1)
 
 
 def draw_rows(data: Labelled, shape: Shape, generator: np.random.Generator, number: int) -> tuple[Tensor, Tensor]:
-    """Which rows episodes consist of: classes without repetition, and of each class rows without repetition.
+    """Draw the rows of episodes: different classes for each episode, and different rows of each class.
 
     Args:
         data: the split.
-        shape: of an episode.
-        generator: draws everything, episode after episode.
-        number: of episodes.
+        shape: the numbers of classes and images of an episode.
+        generator: the source of all random numbers, read episode after episode.
+        number: the number of episodes.
     Returns:
-        Rows of the support sets (number, N·K) and of the query sets (number, N·queries), class by class.
+        Row numbers of the support sets (number, N·K) and of the query sets (number, N·queries), class by class.
     """
     counts = data.counts.cpu().numpy()
     first = counts.cumsum() - counts
@@ -150,16 +176,16 @@ def draw_rows(data: Labelled, shape: Shape, generator: np.random.Generator, numb
 
 
 def draw_episodes(images: Images, shape: Shape, generator: np.random.Generator, number: int) -> Task:
-    """N-way K-shot episodes of images.
+    """Draw N-way K-shot episodes of images.
 
     Args:
         images: the split.
-        shape: of an episode.
-        generator: draws everything.
-        number: of episodes.
+        shape: the numbers of classes and images of an episode.
+        generator: the source of all random numbers.
+        number: the number of episodes.
     Returns:
-        Stacked over episodes: images (number, N·K or N·queries, C, H, W) float32 in [0, 1], class by class; targets
-        int64, each class's number within the episode.
+        Tasks stacked over episodes: images (number, N·K or N·queries, C, H, W) float32 in [0, 1], class by class, and
+        targets int64, each class's number within its episode.
     """
     (support, query), targets = draw_rows(images, shape, generator, number), shape.targets(number)
     shown = [images.pixels[rows].float() / 255 for rows in (support, query)]

@@ -1,7 +1,7 @@
-"""Layers that are not pure functions of parameters and inputs, in a network of one's own: handled, or refused by name.
+"""Layers of users' networks that are not pure functions of parameters and inputs: handled, or refused by name.
 
-The package's networks are pure functions. A network of `torch.nn` layers may draw random numbers (dropout) or keep a
-state (running statistics), and torch's transforms do not take every layer.
+The package's own networks are pure functions. A network of `torch.nn` layers may draw random numbers (dropout) or keep
+a state (running statistics), and torch's transforms do not support every layer.
 """
 
 import contextlib
@@ -20,8 +20,10 @@ STATELESS = (
 
 
 def refuse_running_statistics(network: nn.Module) -> None:
-    """Refuse layers that write running statistics while they compute: every task and inner step would share them.
+    """Refuse layers that write running statistics while they compute, since all tasks and inner steps would share them.
 
+    Args:
+        network: the user's network.
     Raises:
         ValueError: a normalisation layer is in training mode and tracks running statistics.
     """
@@ -35,17 +37,17 @@ def refuse_running_statistics(network: nn.Module) -> None:
 
 
 class RandomLayers:
-    """Layers that draw random numbers, such as dropout: off where a network is judged, keyed where it learns.
+    """Layers that draw random numbers, such as dropout: off while a network is judged, seeded by task while it learns.
 
-    They are found by computing: a layer draws if torch's generator has moved on when it returns.
+    They are found by computing: a layer draws random numbers if torch's generator has changed when it returns.
 
     Args:
-        network: whose layers.
-        compute: what the network gives for one task, the first entry before adaptation; it is called a few times.
-        device: where it computes.
+        network: the network whose layers are searched.
+        compute: a function that runs the network on one task and returns its outputs, the first entry before
+            adaptation; it is called a few times.
+        device: the device of the computation.
     Raises:
-        ValueError: random numbers are drawn where nothing can switch them off, or repeat them; or the network keeps a
-            state.
+        ValueError: random numbers are drawn that cannot be switched off or repeated, or the network keeps a state.
     """
 
     def __init__(self, network: nn.Module, compute: Callable[[], Tensor], device: torch.device) -> None:
@@ -79,11 +81,11 @@ class RandomLayers:
 
     @property
     def label(self) -> str:
-        """What to call the first of them."""
+        """The name of the first of these layers, for messages."""
         return _label(*next(iter(self.found.items())))
 
     def switch(self, on: bool) -> None:
-        """Put them into training mode, or out of it."""
+        """Put these layers into training mode, or take them out of it."""
         for layer in self.found.values():
             layer.training = on
 
@@ -95,7 +97,11 @@ class RandomLayers:
 
     @contextlib.contextmanager
     def learning(self, seeds: Iterator[int]) -> Iterator[None]:
-        """While entered they draw, if there are any, by one seed for each task."""
+        """Switch these layers on within the context.
+
+        Args:
+            seeds: one seed per task; `next_task` sets the next one.
+        """
         if not self.found:
             yield
             return
@@ -109,7 +115,7 @@ class RandomLayers:
                 self._seeds = iter(())
 
     def next_task(self) -> None:
-        """Where they draw, draw by the next task's seed from here on."""
+        """Within `learning`, set the generator to the next task's seed; elsewhere do nothing."""
         if (seed := next(self._seeds, None)) is not None:
             torch.manual_seed(seed)
 
@@ -152,13 +158,13 @@ def _layers_that_draw(network: nn.Module, compute: Callable[[], Any], device: to
 
 @contextlib.contextmanager
 def explained(network: nn.Module, vmapped: bool) -> Iterator[None]:
-    """Compute with attention that has second derivatives; errors that come from torch's transforms say what helps.
+    """Within the context, use attention that has second derivatives, and explain errors of torch's transforms.
 
     Args:
-        network: whose layer is named.
-        vmapped: whether tasks are vmapped. Every task computes by itself, so that an error is the vmapping's.
+        network: the network; errors name its layer.
+        vmapped: whether tasks are vmapped. Each task alone is known to compute, so an error is due to `vmap`.
     Raises:
-        ValueError: a layer cannot be computed in this way.
+        ValueError: a layer cannot be computed in this way; the error names the layer and a remedy.
     """
     try:
         with sdpa_kernel(SDPBackend.MATH):

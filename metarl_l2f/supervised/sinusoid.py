@@ -12,34 +12,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_number
+from ..checks import check_count, check_number
 from ..core import Params
 from ..networks.policies import MLP
 from .episodes import Split, Task
 
 INPUT_RANGE = (-5.0, 5.0)
 EVALUATION_POINTS = 100
-"""Query points per curve in validation and evaluation, as in Meta-SGD's protocol."""
+"""The number of query points per curve in validation and evaluation, as in Meta-SGD's protocol."""
 FREQUENCIES = (0.8, 1.2)
-"""The papers do not print their range of frequencies; this one is used in circulating code."""
+"""The range of ω in varying-frequency tasks. The papers do not print theirs; circulating code uses this one."""
 
 Disjoint = Literal["none", "amplitude", "phase", "both"]
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A family of sinusoids: each is drawn uniformly from these ranges.
+    """A family of sinusoids, whose amplitude, phase and frequency are uniform in these ranges.
 
     Raises:
-        ValueError: a range is upside down or not finite.
+        ValueError: the lower bound of a range is above the upper one, or a bound is not finite.
     """
 
     amplitude: tuple[float, float] = (0.1, 5.0)
-    """Range of A."""
+    """The range of A."""
     phase: tuple[float, float] = (0.0, math.pi)
-    """Range of b, radians."""
+    """The range of b, in radians."""
     frequency: tuple[float, float] = (1.0, 1.0)
-    """Range of ω."""
+    """The range of ω, in radians per unit of x."""
 
     def __post_init__(self) -> None:
         for name in ("amplitude", "phase", "frequency"):
@@ -50,19 +50,20 @@ class Curves:
                 raise ValueError(f"{name} must be a range (low, high) with low <= high, got {(low, high)}")
 
     def draw(self, generator: np.random.Generator, number: int) -> np.ndarray:
-        """(number, 3): each curve's A, b and ω."""
+        """Draw curves: (number, 3), the A, b and ω of each."""
         low, high = np.array([self.amplitude, self.phase, self.frequency]).T
         return generator.uniform(low, high, (number, 3))
 
 
 def train_and_test_curves(disjoint: Disjoint, frequency: tuple[float, float] = (1.0, 1.0)) -> tuple[Curves, Curves]:
-    """Train and test families (Figure 4): the same, or without overlap in amplitude, phase or both.
+    """Build the families of training and of testing (Figure 4): the same, or disjoint in amplitude, phase or both.
 
-    The ranges of Figure 4b were in a supplement that is not public; these halve a range, the lower half to train on.
+    The ranges of Figure 4b were in a supplement that is not public. Here a disjoint range is cut in halves: training
+    draws from the lower half, testing from the upper one.
 
     Args:
-        disjoint: what testing draws from a range that training never meets.
-        frequency: range of ω, the same for both.
+        disjoint: the quantities whose ranges are disjoint.
+        frequency: the range of ω in both families.
     """
     whole = Curves(frequency=frequency)
     lower, upper = {}, {}
@@ -74,7 +75,7 @@ def train_and_test_curves(disjoint: Disjoint, frequency: tuple[float, float] = (
 
 
 def sine(curves: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """y = A sin(ω x − b), for curves (N, 3) and x (N, n): (N, n)."""
+    """Compute y = A sin(ω x − b), (N, n), for curves (N, 3) and x (N, n)."""
     amplitude, phase, frequency = curves.T[:, :, None]
     return amplitude * np.sin(frequency * x - phase)
 
@@ -82,17 +83,17 @@ def sine(curves: np.ndarray, x: np.ndarray) -> np.ndarray:
 def draw_tasks(
     family: Curves, generator: np.random.Generator, number: int, shots: int, queries: int, spread_evenly: bool = False
 ) -> Task:
-    """Tasks of `shots` support and `queries` query points, x ~ U(−5, 5).
+    """Draw tasks of `shots` support and `queries` query points, x ~ U(−5, 5).
 
     Args:
-        family: the curves.
-        generator: draws everything.
-        number: N tasks.
-        shots: K support points per task.
-        queries: query points per task.
-        spread_evenly: put the query points at equal distances instead, for pictures.
+        family: the family of curves.
+        generator: the source of all random numbers.
+        number: N, the number of tasks.
+        shots: K, the number of support points per task.
+        queries: the number of query points per task.
+        spread_evenly: whether query points lie at equal distances instead, as pictures need them.
     Returns:
-        Stacked over tasks, inputs and targets (N, ·, 1) float32.
+        Inputs and targets (N, ·, 1) float32, stacked over tasks.
     """
     curves = family.draw(generator, number)
     x = generator.uniform(*INPUT_RANGE, (number, shots + queries))
@@ -107,11 +108,13 @@ class SinusoidProblem:
     """Sinusoid regression as `MetaSupervised` trains it.
 
     Args:
-        train: the curves learned from, and validated on.
-        test: the curves evaluated on.
-        shots: K support points per task.
-        queries: query points per task in training; evaluation takes 100.
-        hidden_sizes: of the network, an MLP with ReLU.
+        train: the family of curves of training and validation.
+        test: the family of curves of the final evaluation.
+        shots: K, the number of support points per task.
+        queries: the number of query points per task in training; validation and evaluation use 100.
+        hidden_sizes: the number of units of each hidden layer of the network, an MLP with ReLU.
+    Raises:
+        ValueError: a number of points is not positive.
     """
 
     score_name = "mse"
@@ -127,9 +130,8 @@ class SinusoidProblem:
         queries: int = 10,
         hidden_sizes: tuple[int, ...] = (40, 40),
     ) -> None:
-        for name, value in (("shots", shots), ("queries", queries)):
-            if value < 1:
-                raise ValueError(f"{name} must be a positive number of points, got {value}")
+        check_count("shots", shots, unit="points")
+        check_count("queries", queries, unit="points")
         self.families = {"train": train, "val": train, "test": test}
         self.shots, self.queries, self.hidden_sizes = shots, queries, hidden_sizes
 
@@ -144,7 +146,7 @@ class SinusoidProblem:
         return network(params, inputs)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error."""
+        """Compute the mean squared error."""
         return (outputs - targets).square().mean()
 
     score = loss

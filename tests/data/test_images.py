@@ -20,7 +20,7 @@ def test_splits_have_images_of_one_shape(tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"size": 0}, "size must be a positive number of pixels or None, got 0"),
+        ({"size": 0}, "size must be a whole number of pixels, 1 or more, got 0"),
         ({"channels": 2}, r"channels must be 1 \(grey\), 3 \(RGB\) or None \(as stored\), got 2"),
         (
             {"omniglot": Omniglot()},

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from metarl_l2f.supervised.episodes import Shape
-from metarl_l2f.supervised.leo.embeddings import SPLITS, Embeddings, draw_tasks, load_embeddings, save_embeddings
+from metarl_l2f.supervised.episodes import SPLITS, Shape
+from metarl_l2f.supervised.leo.embeddings import Embeddings, draw_tasks, load_embeddings, save_embeddings
 from metarl_l2f.supervised.leo.experiment import LEOExperiment
 
 from .tiny import TINY, data, random
@@ -202,8 +202,12 @@ def test_what_cannot_be_read_back_is_not_saved(tmp_path, vectors, names, message
 
 
 def test_embeddings_must_stand_class_by_class():
-    with pytest.raises(ValueError, match="labels ascending from 0"):
+    with pytest.raises(ValueError, match="labels must ascend from 0"):
         Embeddings(torch.ones(2, 3), torch.tensor([1, 0]), ("a", "b"))
+    with pytest.raises(ValueError, match=r"vectors must be \(n, D\) with one label per row, got \(2,\) for 2 labels"):
+        Embeddings(torch.ones(2), torch.tensor([0, 1]), ("a", "b"))
+    with pytest.raises(ValueError, match="classes must have different names, got 'a' twice"):
+        Embeddings(torch.ones(2, 3), torch.tensor([0, 1]), ("a", "a"))
 
 
 def numbered(classes, rows):

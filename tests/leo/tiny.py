@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from metarl_l2f.supervised.leo.embeddings import SPLITS, Embeddings, draw_tasks
+from metarl_l2f.supervised.episodes import SPLITS
+from metarl_l2f.supervised.leo.embeddings import Embeddings, draw_tasks
 from metarl_l2f.supervised.leo.equations import Noise
 from metarl_l2f.supervised.leo.experiment import LEO, LEOSettings, draw_noise
 

@@ -32,12 +32,12 @@ def test_a_device_of_another_kind_is_refused(name):
 @pytest.mark.parametrize("count, name, found", [(0, "cuda", "none; PyTorch's CUDA build"), (1, "cuda:1", "1 of them")])
 def test_a_cuda_device_that_is_not_there_is_refused(monkeypatch, count, name, found):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    with pytest.raises(ValueError, match=f"device {name} was asked for, but this machine has {found}"):
+    with pytest.raises(ValueError, match=f"device must be one of this machine's, got {name}, and it has {found}"):
         devices.prepare(name)
 
 
 def test_tf32_goes_with_a_cuda_device_only():
-    with pytest.raises(ValueError, match="tf32 is a way of CUDA devices to compute"):
+    with pytest.raises(ValueError, match="tf32 needs a CUDA device, got cpu"):
         devices.prepare("cpu", tf32=True)
 
 

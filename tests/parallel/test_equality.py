@@ -15,9 +15,9 @@ from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion
 from metarl_l2f.supervised.classification import Classifier, ImageProblem
-from metarl_l2f.supervised.episodes import Images, Shape
+from metarl_l2f.supervised.episodes import SPLITS, Images, Shape
 from metarl_l2f.supervised.experiment import MetaSupervised
-from metarl_l2f.supervised.leo.embeddings import SPLITS, Embeddings
+from metarl_l2f.supervised.leo.embeddings import Embeddings
 from metarl_l2f.supervised.leo.experiment import LEOExperiment, LEOSettings
 from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import Curves, SinusoidProblem

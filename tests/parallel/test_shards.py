@@ -54,5 +54,5 @@ def test_conflict_with_tasks_elsewhere_is_that_of_all_tasks_together():
 
 @pytest.mark.parametrize(("number", "unit"), [(0, 1), (3, 0)])
 def test_a_share_of_nothing_is_refused(number, unit):
-    with pytest.raises(ValueError, match=r"must be 1 or more, got"):
+    with pytest.raises(ValueError, match=r"(number|unit) must be a whole number of tasks, 1 or more, got 0"):
         Share(number, unit=unit)

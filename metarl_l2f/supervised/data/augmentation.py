@@ -1,4 +1,4 @@
-"""More images out of few: turned and mirrored classes, distorted images."""
+"""Augmentation of images: turned and mirrored classes, and distorted images."""
 
 import math
 
@@ -10,19 +10,17 @@ from torch import Tensor
 from ..episodes import Images
 
 TURN = 10.0  # degrees
-SHIFT = 1 / 14  # of the image's width: two of 28 pixels
+SHIFT = 1 / 14  # as a fraction of the image's width: 2 of 28 px
 STRETCH, SHEAR = 0.1, 0.1
 
 
 def with_rotations(images: Images) -> Images:
-    """Every class four times: as it is, and turned counter-clockwise by 90°, 180° and 270° as classes of their own.
+    """Add copies of every class, turned counter-clockwise by 90°, 180° and 270°, as classes of their own.
 
     Args:
-        images: n square images of some classes.
-
+        images: n square images.
     Returns:
-        4n images of four times the classes: first those given, then all of them turned by 90°, and so on.
-
+        4n images of four times as many classes: first the given ones, then all of them turned by 90°, and so on.
     Raises:
         ValueError: the images are not square.
     """
@@ -39,7 +37,7 @@ def with_rotations(images: Images) -> Images:
 
 
 def with_mirrors(images: Images) -> Images:
-    """Every class twice: as it is, and then, as a class of its own, mirrored left to right."""
+    """Add a copy of every class, mirrored left to right, as a class of its own; returns 2n images for n."""
     return Images(
         torch.cat([images.pixels, images.pixels.flip(-1)]),
         torch.cat([images.labels, images.labels + len(images.classes)]),
@@ -51,12 +49,13 @@ def with_mirrors(images: Images) -> Images:
 def distort(images: Tensor, generator: np.random.Generator) -> Tensor:
     """Turn, stretch, shear and shift every image a little, each in its own way.
 
-    An image is read at x ↦ A x + t, with A = s R(turn) + shear and pixels between pixels interpolated; what lies
-    beyond its border is its border.
+    An image is read at x ↦ A x + t, with A = s R(turn) + shear. Values between pixels are interpolated, and places
+    beyond the border take the value of the border.
 
     Args:
         images: (n, C, H, W).
-        generator: draws turns up to ±10°, sizes and shears up to ±10 %, shifts up to 1/14 of the width and the height.
+        generator: the source of turns up to ±10°, sizes and shears up to ±10 %, and shifts up to 1/14 of the width and
+            of the height.
     Returns:
         (n, C, H, W).
     """

@@ -1,4 +1,4 @@
-"""Files in folders and in zip archives alike, by their names below a root; nothing is unpacked or written."""
+"""Files in folders and in zip archives, by their names below a root; archives are not unpacked, and nothing written."""
 
 import contextlib
 import functools
@@ -24,47 +24,58 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG2000": ("jp2", "j2k"),
     "AVIF": ("avif",),
 }
-"""Formats of pictures that are read, as Pillow names them, and the endings of their files. Formats without a signature
-(TGA) are left out, since a damaged file would pass for one, and those that start another program (EPS)."""
+"""The formats of pictures that are read, by Pillow's names, and the endings of their files. Formats without a signature
+(TGA) are left out, since a damaged file would pass for one, and so are those that start another program (EPS)."""
 IMAGE = re.compile(rf"\.(?i:{'|'.join(ending for endings in FORMATS.values() for ending in endings)})$")
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("val", "valid", "validation"),
     "test": ("test",),
 }
-"""How published data sets name the files and folders of their splits."""
+"""The names that published data sets give to the files and folders of their splits."""
 SPLIT_NAME = f"(?:{'|'.join(name for names in SPLIT_NAMES.values() for name in names)})"
-# A layout may stand this many folders below the path given: data.zip/cifar100/splits/...
+# A layout may begin this many folders below the given path: data.zip/cifar100/splits/...
 WRAPPERS = 3
 # Folders below this depth belong to no layout.
 DEEPEST = WRAPPERS + 2
-# Larger ones are no pictures but mistakes or attacks: 64 MiB.
+# 64 MiB; larger files are no pictures but mistakes or attacks.
 MAX_IMAGE_BYTES = 2**26
-# What systems put beside everybody's files, and what is written about a data set: no part of it.
+# Files that operating systems add, and files about a data set, are no part of it.
 HIDDEN = re.compile(r"\..*|__MACOSX|@eaDir|\$RECYCLE\.BIN|System Volume Information|(?i:thumbs\.db|desktop\.ini)")
 ABOUT = re.compile(r"(?i)(readme|licen[cs]e|copying|citation)\b[^/]*$")
-# Pixels in an archive shrink a few times; what expands further is made to fill the memory.
+# Archives shrink pixels by a small factor; a member that expands further is made to fill the memory.
 MAX_EXPANSION = 100
 
 
 class Unreadable(ValueError):
-    """A file cannot be read; the text names it."""
+    """A file cannot be read; the text names the file."""
 
 
 @dataclass(eq=False)
 class File:
-    """A file on disk or inside an archive, which remembers whether it was read."""
+    """A file on disk or inside an archive."""
 
     where: str
+    """The path, for messages."""
     open: Callable[[], IO[bytes]]
+    """Opens the file for reading bytes."""
     was_read: bool = False
+    """Whether the file has been opened."""
 
     def unreadable(self, error: Exception) -> "Unreadable":
-        """The error that says so."""
+        """Build the error for a file that could not be read.
+
+        Args:
+            error: the cause.
+        """
         return Unreadable(f"{self.where} cannot be read: {error}; get another copy")
 
     def opened(self) -> IO[bytes]:
-        """The file, open for reading bytes."""
+        """Open the file for reading bytes.
+
+        Raises:
+            Unreadable: the file cannot be opened.
+        """
         self.was_read = True
         try:
             return self.open()
@@ -72,7 +83,11 @@ class File:
             raise self.unreadable(error) from error
 
     def content(self) -> bytes:
-        """All of a small file; whatever an archive says of its size, no more than MAX_IMAGE_BYTES are read."""
+        """Read a whole file of up to MAX_IMAGE_BYTES; no more is read, whatever size an archive states.
+
+        Raises:
+            Unreadable: the file cannot be read, or is larger.
+        """
         with self.opened() as stream:
             try:
                 content = stream.read(MAX_IMAGE_BYTES + 1)
@@ -85,16 +100,26 @@ class File:
 
 @dataclass(frozen=True)
 class Tree:
-    """Files by their names relative to a root, with forward slashes; hidden ones are left out."""
+    """Files by their names relative to a root, with forward slashes; hidden files are left out."""
 
     where: str
+    """The path of the root, for messages."""
     files: dict[str, File]
+    """The files, by name."""
     folders: frozenset[str]
+    """The names of all folders."""
     closed: frozenset[str] = frozenset()
-    """Folders so deep that nobody looked into them."""
+    """Folders that lie too deep and were not searched."""
 
     def split_file(self, split: Split, *patterns: str) -> File:
-        """A split's file, the first of these that there is; {} stands for the split's name."""
+        """Find a split's file.
+
+        Args:
+            split: the split.
+            patterns: possible names, tried in order; "{}" stands for the split's name.
+        Raises:
+            ValueError: there is no such file.
+        """
         for pattern in patterns:
             for name in SPLIT_NAMES[split]:
                 if pattern.format(name) in self.files:
@@ -105,7 +130,7 @@ class Tree:
         )
 
     def below(self, root: str) -> "Tree":
-        """The tree under a folder, given with its last slash; "" is this tree."""
+        """Return the tree below a folder, whose name ends with a slash; "" stands for this tree."""
         if not root:
             return self
         files = {name.removeprefix(root): file for name, file in self.files.items() if name.startswith(root)}
@@ -113,13 +138,13 @@ class Tree:
         return Tree(f"{self.where}/{root.rstrip('/')}", files, folders)
 
     def rest(self) -> list[str]:
-        """What nobody read, in the order of names; but what is written about a data set is no part of it."""
+        """List files and folders that were not read, by name, except files about the data set such as a README."""
         unread = (name for name, file in self.files.items() if not file.was_read and not ABOUT.match(Path(name).name))
         return sorted([*unread, *(f"{folder}/" for folder in self.closed)])
 
     @functools.cached_property
     def images(self) -> dict[str, list[File]]:
-        """Every folder's own images, in the order of their names."""
+        """The images directly inside each folder, in the order of their names."""
         found: defaultdict[str, list[File]] = defaultdict(list, {folder: [] for folder in self.folders})
         for name in sorted(self.files):
             if IMAGE.search(name):
@@ -128,12 +153,11 @@ class Tree:
 
 
 def open_tree(path: Path, archives: contextlib.ExitStack) -> Tree:
-    """The files below a folder, those in its zip archives too, or those of one archive.
+    """List the files below a folder, including those in zip archives that lie in it, or the files of one archive.
 
     Args:
         path: the folder or the archive.
-        archives: closes the archives at its end.
-
+        archives: the stack that closes the archives.
     Raises:
         ValueError: there is no such path, a folder cannot be listed, or an archive is damaged or would fill the memory.
     """
@@ -157,7 +181,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _files_on_disk(root: Path) -> tuple[dict[str, File], set[str], set[str]]:
-    """Files, folders, and folders that are too deep to be looked into."""
+    """List files, folders, and folders that lie too deep to be searched."""
     files: dict[str, File] = {}
     folders: set[str] = set()
     closed: set[str] = set()
@@ -210,22 +234,26 @@ def _files_in_archive(path: Path, archives: contextlib.ExitStack) -> tuple[dict[
 
 
 def entries(tree: Tree) -> str:
-    """What lies directly in a tree's root, for messages."""
+    """Name the entries of a tree's root, for messages."""
     return listed({name.partition("/")[0] for name in (*tree.files, *tree.folders)})
 
 
 def listed(names: Iterable[object], most: int = 10) -> str:
-    """The first few, and how many there are."""
+    """Join the first few names of a sorted list, and say how many more there are."""
     ordered = sorted(map(str, names))
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
     return (", ".join(ordered[:most]) or "nothing") + more
 
 
 def class_folder(tree: Tree, class_name: str, *folders: str) -> list[File]:
-    """The images of a class, which lie directly in one or several folders.
+    """List the images of a class, which lie directly in one or several folders.
 
+    Args:
+        tree: the data set.
+        class_name: the name of the class, for the error.
+        folders: the names of the class's folders.
     Raises:
-        ValueError: there are none.
+        ValueError: there are no images.
     """
     if not (files := [file for folder in folders for file in tree.images.get(folder, [])]):
         inside = tree.below(f"{folders[0]}/")

@@ -1,7 +1,7 @@
 """Glyphs: letters of many scripts as a few-shot data set, drawn from the fonts that come with matplotlib.
 
-A class is a letter; its instances are typefaces, each turned, sheared, scaled and shifted a little. Training,
-validation and test share no script and no look-alikes. What the set holds and is good for: docs/glyphs.md.
+A class is a letter, and its instances are drawn in different typefaces, each turned, sheared, scaled and shifted a
+little. Training, validation and test share no script and no look-alikes. docs/glyphs.md describes the set and its uses.
 """
 
 import string
@@ -36,17 +36,17 @@ UNICODE_TYPEFACES = (
     *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
     *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
 )
-"""Font files that number their glyphs as Unicode does."""
+"""Font files whose glyphs are numbered by Unicode."""
 TEX_TYPEFACES = ("cmr10", "cmb10", "cmss10", "cmtt10", "cmmi10")
-"""Computer Modern, which numbers its glyphs as TeX does: only A to Z and a to z stand where Unicode has them."""
+"""Computer Modern, whose glyphs are numbered as in TeX: only A to Z and a to z have Unicode's numbers."""
 
 LETTER_CATEGORIES = ("Lu", "Ll", "Lo")  # upper case, lower case, neither; not marks, modifiers, digits or symbols
-NOT_ONE_LETTER = ("FRAGMENT", "LIGATURE")  # words in the names of what has a letter's category, yet is less or more
-MIN_TYPEFACES = 2  # A letter in only one would be a single drawing, distorted.
-INSTANCES = 24  # of each class: each of 21 typefaces at least once; each of 2, 4, 8 or 12 equally often
+NOT_ONE_LETTER = ("FRAGMENT", "LIGATURE")  # words in the names of characters that are less or more than a letter
+MIN_TYPEFACES = 2  # Instances of a letter in one typeface alone would be distortions of a single drawing.
+INSTANCES = 24  # per class: at least one for each of 21 typefaces; equally many for each of 2, 4, 8 or 12 typefaces
 
 SIZE = 28  # px, side of an image
-BOX = 17  # px, longer side of an upright letter; how large it is in its font, and where, is no part of its class
+BOX = 17  # px, longer side of an upright letter; its size and place in the font do not matter
 
 # Distortions, all uniform. At their worst a corner of the box lies 8.5 (1 + 0.2) cos 20° + 8.5 sin 20° + 1.5 = 13.99 px
 # from the middle along an axis: no ink ever leaves the image.
@@ -77,15 +77,13 @@ class Typeface(NamedTuple):
 
 
 def load_glyphs(seed: int = 0) -> dict[Split, Images]:
-    """Draw the data set; it is the same for a seed on every machine.
+    """Draw the data set; a seed gives the same images on every machine.
 
     Args:
-        seed: of the distortions, 0 or more; the classes do not depend on it.
-
+        seed: the seed of the distortions, 0 or more; the classes do not depend on it.
     Returns:
-        The splits "train", "val" and "test", each with 24 images (1, 28, 28) a class, bright on black. Classes bear the
-        Unicode names of their letters and are ordered by script, as in SPLITS, then by code point.
-
+        The splits "train", "val" and "test", each with 24 images (1, 28, 28) per class, bright on black. Classes are
+        named by the Unicode names of their letters and ordered by script, as in SPLITS, then by code point.
     Raises:
         ValueError: a font file is missing, or the seed is not an integer of 0 or more.
     """
@@ -106,7 +104,7 @@ def _draw(seed: int, classes: dict[str, list[Array]]) -> Images:
 
 
 def open_typefaces() -> list[Typeface]:
-    """Open matplotlib's own font files, whatever the system has installed.
+    """Open matplotlib's own font files; fonts of the system are not used.
 
     Raises:
         ValueError: a file is missing.
@@ -128,7 +126,7 @@ def open_typefaces() -> list[Typeface]:
 
 
 def script_of(character: str) -> str:
-    """The script of SCRIPTS that a character is a letter of; "" for others, for accented letters and for ligatures."""
+    """Return a letter's script, one of SCRIPTS, or "" for accented letters, ligatures and all other characters."""
     name = unicodedata.name(character, "")
     if (
         unicodedata.category(character) not in LETTER_CATEGORIES
@@ -140,10 +138,15 @@ def script_of(character: str) -> str:
 
 
 def choose_classes(typefaces: Sequence[Typeface]) -> dict[str, list[Array]]:
-    """The letters that become classes, in order, each with its outlines, one for every typeface that has it.
+    """Choose the letters that become classes.
 
-    Typeface by typeface, a letter is dropped if it looks like an earlier one that stays; so of those that are left, no
-    two look alike in any typeface.
+    Typeface by typeface, a letter is dropped if it looks like an earlier one that was kept. So no two of the remaining
+    letters look alike in any typeface.
+
+    Args:
+        typefaces: the font files.
+    Returns:
+        The outlines of each letter, in order, one for every typeface that has the letter.
     """
     holders = Counter(letter for typeface in typefaces for letter in typeface.letters)
     letters = [letter for letter, number in holders.items() if number >= MIN_TYPEFACES]
@@ -159,10 +162,10 @@ def choose_classes(typefaces: Sequence[Typeface]) -> dict[str, list[Array]]:
 
 
 def look_alikes(outlines: dict[str, Array]) -> list[str]:
-    """The letters of one typeface that look like an earlier one, itself no look-alike.
+    """List the letters of one typeface that look like an earlier letter, which is itself no look-alike.
 
     Args:
-        outlines: by letter; the order counts.
+        outlines: the outline of each letter; their order decides which letter is the earlier one.
     """
     alike = stray_ink(list(outlines.values())) < LOOK_ALIKE
     found = []
@@ -176,17 +179,17 @@ def look_alikes(outlines: dict[str, Array]) -> list[str]:
 
 
 def stray_ink(outlines: Sequence[Array]) -> Tensor:
-    """How much letters differ: the ink of one that lies nowhere near the other's, the greater of both ways.
+    """Measure how much letters differ: the area of one letter's ink that is not near the ink of the other.
 
-    Letters are upright and stretched to fill the box, for how slender one is changes with its distortion. Near is
-    within a cell of the finer grid, half a pixel of the images. Stray ink is an area, not a share: a dot makes the same
-    difference to a black letter as to a light one.
+    Of the two letters' areas the larger one counts. Letters are upright and stretched to fill the box, because a
+    distortion changes how slender a letter is. Ink is near within a cell of the finer grid, which is half a pixel of
+    the images. The measure is an area, not a fraction, so a dot makes the same difference to a bold letter as to a
+    light one.
 
     Args:
-        outlines: of n letters.
-
+        outlines: the outlines of n letters.
     Returns:
-        (n, n) px² of the images, symmetric.
+        (n, n) in px² of the images, symmetric.
     """
     side = FINENESS * (BOX + 2)  # a pixel around the box for what is near it
     stretched = [FINENESS * BOX * edges / np.ptp(edges, axis=(0, 1)) + side / 2 for edges in outlines]
@@ -200,11 +203,10 @@ def draw_instances(outlines: Sequence[Array], rng: np.random.Generator) -> NDArr
     """Draw one class: its typefaces in turn, each instance distorted in its own way.
 
     Args:
-        outlines: of the letter in each of its typefaces.
+        outlines: the letter's outline in each of its typefaces.
         rng: the class's own generator.
-
     Returns:
-        (INSTANCES, SIZE, SIZE), from 0, black, to 255, ink.
+        (INSTANCES, SIZE, SIZE), from 0 for black to 255 for ink.
     """
     turn = rng.uniform(-MAX_TURN, MAX_TURN, INSTANCES)
     shear = rng.uniform(-MAX_SHEAR, MAX_SHEAR, INSTANCES)
@@ -218,12 +220,15 @@ def draw_instances(outlines: Sequence[Array], rng: np.random.Generator) -> NDArr
 
 
 def outline(font: FT2Font, letter: str) -> Array:
-    """The edges around a letter's ink, in a box about the origin whose longer side is 1; y points down.
+    """Read the edges around a letter's ink, scaled to a box about the origin whose longer side is 1; y points down.
 
     Outlines are read unscaled and unhinted, and filled by `coverage`, so that FreeType's version makes no difference.
 
+    Args:
+        font: the font file.
+        letter: the letter.
     Returns:
-        (edges, 2, 2), from (x, y) to (x, y); which way an edge leads tells ink from hole.
+        (edges, 2, 2), each edge from (x, y) to (x, y); its direction distinguishes ink from holes.
     """
     font.load_char(ord(letter), flags=LoadFlags.NO_SCALE | LoadFlags.IGNORE_TRANSFORM)
     points, codes = font.get_path()
@@ -237,16 +242,15 @@ def outline(font: FT2Font, letter: str) -> Array:
 
 
 def coverage(outlines: Sequence[Array], side: int, scanlines: int) -> Array:
-    """Fill outlines: how much of every pixel is ink.
+    """Fill outlines, and compute the fraction of every pixel that is ink.
 
     Along a scanline, every edge that leads down raises the winding number of all that follows by one, and every edge
-    that leads up lowers it; ink is where it is not zero.
+    that leads up lowers it; ink is where the winding number is not zero.
 
     Args:
-        outlines: n times (edges, 2, 2), closed and inside the image, px.
-        side: of an image, px.
-        scanlines: for each row of pixels.
-
+        outlines: n arrays (edges, 2, 2), in px, closed and inside the image.
+        side: the side of an image, in px.
+        scanlines: the number of scanlines for each row of pixels.
     Returns:
         (n, side, side), each in [0, 1].
     """

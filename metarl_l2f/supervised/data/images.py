@@ -1,6 +1,6 @@
-"""Image data sets as they lie on disk, read whole into memory: three splits of classes that do not overlap.
+"""Image data sets, read whole into memory: three splits without common classes.
 
-`load_images` recognises a layout by the names of the files, in a folder or inside zip archives (which are not
+`load_images` recognises a layout by the names of its files, in a folder or inside zip archives (which are not
 unpacked), and writes nothing. Each layout is a row of LAYOUTS with a reader of its own.
 """
 
@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from ...checks import check_count
 from ..episodes import SPLITS, Images, Split
 from .augmentation import with_rotations
 from .files import Tree, listed, open_tree
@@ -33,26 +34,24 @@ def load_images(
 ) -> dict[Split, Images]:
     """Read an image data set of any known layout, whole, as bytes.
 
-    Pictures are of any format in `files.FORMATS`, whatever their names end in; each stands as its orientation tag says.
-    Of an animation the first image is read. A warning names the files that are no part of the layout.
+    Pictures may have any format in `files.FORMATS`, whatever their names end in, and are turned as their orientation
+    tags say. Of an animation the first image is read. A warning names the files that are no part of the layout.
 
     Args:
         path: a folder in one of LAYOUTS, a zip archive of one, or a folder that holds such archives.
-        size: height and width in pixels that every image is resized to (Lanczos, as in MAML's script; antialiased, and
-            stretched where it was not square). None keeps them as they are, but Omniglot's become 28×28.
-        channels: 1 makes every image grey, 3 makes it RGB, and both lay transparent images on white; None keeps grey
-            grey and RGB RGB, which may not be mixed, and refuses images with transparency or a palette.
-        omniglot: splits and rotations for Omniglot, the defaults if None; ink is bright on black.
-
+        size: the height and width, in pixels, that every image is resized to (Lanczos, as in MAML's script;
+            antialiased, and stretched where the image is not square). None keeps the size, but Omniglot becomes 28×28.
+        channels: 1 makes every image grey and 3 makes it RGB; both put transparent images on white. None keeps images
+            grey or RGB, which may not be mixed, and refuses images with transparency or a palette.
+        omniglot: the splits and rotations for Omniglot; None stands for the defaults. Ink is bright on black.
     Returns:
-        The three splits. Classes are in the order of their names, images in that of their files.
-
+        The three splits. Classes are in the order of their names, images in the order of their files.
     Raises:
-        ValueError: there is no such path or layout, a split or an image is missing, splits share a class or an image,
-            images cannot be read or differ in size or mode, or a pickle asks for anything but arrays.
+        ValueError: the path or its layout is unknown, a split or an image is missing, splits share a class or an image,
+            images cannot be read or differ in size or mode, or a pickle names anything but arrays.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"size must be a positive number of pixels or None, got {size}")
+    if size is not None:
+        check_count("size", size, unit="pixels")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grey), 3 (RGB) or None (as stored), got {channels!r}")
     options = omniglot or Omniglot()
@@ -81,7 +80,7 @@ def load_images(
 
 
 def _warn_of_the_rest(tree: Tree, layout: Layout) -> None:
-    """Name what nobody read: pictures in other formats or in nested folders, further splits, stray files."""
+    """Warn of files that were not read: pictures in other formats or nested folders, further splits, stray files."""
     if rest := tree.rest():
         kinds = Counter("folder" if name.endswith("/") else Path(name).suffix or "without ending" for name in rest)
         logger.warning(

@@ -1,4 +1,4 @@
-"""The layouts in which image data sets lie on disk: how each is recognised by the names of its files, and read."""
+"""The layouts of image data sets on disk: each is recognised by the names of its files, and has a reader."""
 
 import csv
 import functools
@@ -20,7 +20,7 @@ from .pictures import Picture, image_file, pictures_of
 
 
 def read_text(file: File) -> list[str]:
-    """The lines of a text file that are not blank."""
+    """Read the lines of a text file that are not blank."""
     try:
         return [line for line in file.content().decode("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -28,6 +28,11 @@ def read_text(file: File) -> list[str]:
 
 
 def read_file(file: File) -> Any:
+    """Read the arrays of an .npz file, as a dictionary, or the content of a pickle; neither runs code.
+
+    Raises:
+        ValueError: the file is damaged, or holds anything but plain arrays.
+    """
     with file.opened() as stream:
         if file.where.endswith(".npz"):
             try:
@@ -39,7 +44,15 @@ def read_file(file: File) -> Any:
 
 
 def entry(file: File, arrays: Any, *names: str) -> Any:
-    """The first of these entries that a file's dictionary has."""
+    """Return the first of several entries that a file's dictionary has.
+
+    Args:
+        file: the file, for the error.
+        arrays: its content.
+        names: the possible names of the entry, tried in order.
+    Raises:
+        ValueError: the content is no dictionary, or has none of the entries.
+    """
     if isinstance(arrays, dict):
         for name in names:
             if name in arrays:
@@ -162,7 +175,7 @@ def _read_tiered(tree: Tree, split: Split) -> list[Picture]:
 
 
 def _tiered_names(file: File, split: Split) -> list[str]:
-    """Each image's class, by name: its numbers begin from 0 in every split."""
+    """The name of each image's class; numbers would not do, for they start from 0 in every split."""
     arrays = read_file(file)
     labels = _numbers(file, entry(file, arrays, "label_specific"))
     if "label_specific_str" not in arrays:
@@ -195,14 +208,16 @@ def _read_cifar_fs(tree: Tree, split: Split) -> list[Picture]:
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which a data set lies on disk."""
+    """A way to arrange a data set on disk."""
 
     name: str
+    """The name of the data set."""
     files: str
-    """What it consists of, for people."""
+    """The files that it consists of, for messages."""
     mark: str
-    """A pattern that the names of some of its files match, and those of no other layout."""
+    """A pattern that the names of some of its files match, and that no file of another layout matches."""
     read: Callable[[Tree, Split], list[Picture]]
+    """Lists the pictures of a split."""
 
 
 LAYOUTS = (
@@ -259,7 +274,7 @@ LAYOUTS = (
         functools.partial(_read_labelled, dict.fromkeys(SPLITS, ("FC100_{}.pickle", "FC100_{}.npz"))),
     ),
 )
-"""All but Omniglot's, whose reader depends on how it is split."""
+"""All layouts but Omniglot's, whose reader depends on its options."""
 
 
 INTO_FOLDERS = "write their pictures to {train,val,test}/<class>/"
@@ -286,11 +301,11 @@ KNOWN_ELSEWHERE = (
         "sort the folders of the classes into train/, val/ and test/",
     ),
 )
-"""What is known by the end of its files' names, but not read: what it is, and what to do."""
+"""Files that are recognised but not read: a pattern for the end of their names, a description, and advice."""
 
 
 def omniglot_layout(omniglot: Omniglot) -> Layout:
-    """Omniglot's layout, with the splits that these options make."""
+    """Build Omniglot's layout, with the splits that these options define."""
     return Layout(
         "Omniglot",
         "<alphabet>/character<number>/*.png, in one or several folders or archives",
@@ -300,7 +315,16 @@ def omniglot_layout(omniglot: Omniglot) -> Layout:
 
 
 def recognised(tree: Tree, layouts: Sequence[Layout]) -> tuple[Layout, Tree]:
-    """The one layout found, and the tree from the folder where it begins."""
+    """Find the layout of a tree.
+
+    Args:
+        tree: the files.
+        layouts: the known layouts.
+    Returns:
+        The layout, and the tree below the folder where it begins.
+    Raises:
+        ValueError: no layout, or more than one, was found.
+    """
     found: list[tuple[Layout, str]] = []
     for layout in layouts:
         pattern = re.compile(rf"(?P<root>(?:[^/]+/){{0,{WRAPPERS}}}?){layout.mark}")
@@ -320,7 +344,7 @@ def recognised(tree: Tree, layouts: Sequence[Layout]) -> tuple[Layout, Tree]:
 
 
 def _known_elsewhere(tree: Tree) -> str:
-    """What a tree of no layout holds, if that is known, and what to do."""
+    """Describe the content of a tree without a layout, if it is recognised, and say what to do with it."""
     for ending, what, remedy in KNOWN_ELSEWHERE:
         pattern = re.compile(rf".*{ending}")
         if name := next((name for name in sorted(tree.files) if pattern.fullmatch(f"/{name}")), None):

@@ -15,30 +15,31 @@ from ..episodes import SPLITS, Split
 from .files import SPLIT_NAME, File, Tree, class_folder, listed
 from .pictures import Picture, on_white, pictures_of
 
-# Of Omniglot; but train/character01/ is a class of an image folder.
+# A character of Omniglot; but train/character01/ is a class of an image folder.
 CHARACTER = re.compile(rf"(?:.*/)?(?P<alphabet>(?!{SPLIT_NAME}/)[^/]+)/(?P<character>character\d+)")
-OMNIGLOT_SIZE = 28  # pixels, that its 105 become
+OMNIGLOT_SIZE = 28  # px, to which its 105 px are resized
 
 
 @dataclass(frozen=True)
 class Omniglot:
-    """How Omniglot's characters become classes and splits: whole alphabets where they are named, else by a draw.
+    """The classes and splits of Omniglot: whole alphabets where they are named, or else characters drawn at random.
 
     Raises:
-        ValueError: only one of the two splits has alphabets, they share one, or a split has no characters.
+        ValueError: only one of the two splits has alphabets, both name the same one, or a split has no characters.
     """
 
     val_alphabets: Sequence[str] = ()
-    """Alphabets of meta-validation; those in neither list are meta-training's."""
+    """The alphabets of meta-validation; alphabets in neither list belong to meta-training."""
     test_alphabets: Sequence[str] = ()
-    """Alphabets of meta-test."""
+    """The alphabets of meta-test."""
     characters: tuple[int, int, int] = (1100, 100, 423)
-    """Characters of train, val and test, drawn from all where no alphabets are named; also usual: (1028, 172, 423)."""
+    """The numbers of characters of train, val and test, which are drawn from all characters where no alphabets are
+    named; (1028, 172, 423) is also usual."""
     seed: int = 0
-    """Seed of that draw; not the run's, so that runs are judged on the same characters."""
+    """The seed of that draw. It is not the run's, so that all runs are judged on the same characters."""
     rotations: tuple[Split, ...] = SPLITS
-    """Splits in which characters turned by 90°, 180° and 270° are classes of their own: all of them in MAML's code; in
-    train alone, no character is judged beside its own upside down."""
+    """The splits in which characters turned by 90°, 180° and 270° are classes of their own. MAML's code turns those of
+    all splits; with train alone, a test class is never a turned copy of another one."""
 
     def __post_init__(self) -> None:
         if bool(self.val_alphabets) != bool(self.test_alphabets):
@@ -55,8 +56,16 @@ class Omniglot:
 
 
 def read_omniglot(omniglot: Omniglot, tree: Tree, split: Split) -> list[Picture]:
-    """The pictures of a split, ink bright on black."""
-    folders: defaultdict[str, list[str]] = defaultdict(list)  # of each character: several sets may hold some of it
+    """List the pictures of a split, with bright ink on black.
+
+    Args:
+        omniglot: the splits.
+        tree: the data set.
+        split: the split.
+    Raises:
+        ValueError: the options do not fit the data set, or a character has no pictures.
+    """
+    folders: defaultdict[str, list[str]] = defaultdict(list)  # by character; several sets may hold parts of one
     for folder in sorted(tree.images):
         if match := CHARACTER.fullmatch(folder):
             folders[f"{match['alphabet']}/{match['character']}"].append(folder)
@@ -67,7 +76,7 @@ def read_omniglot(omniglot: Omniglot, tree: Tree, split: Split) -> list[Picture]
 
 
 def _omniglot_split(omniglot: Omniglot, where: str, names: list[str]) -> dict[Split, list[str]]:
-    """Characters, called alphabet/character, by the split they belong to."""
+    """The characters of each split, called alphabet/character."""
     if not omniglot.val_alphabets:
         if sum(omniglot.characters) != len(names):
             raise ValueError(
@@ -85,7 +94,7 @@ def _omniglot_split(omniglot: Omniglot, where: str, names: list[str]) -> dict[Sp
 
 
 def _without_copies(files: list[File]) -> list[File]:
-    """Files in the order of their names, those of one name and content once: a set may be there twice."""
+    """Sort files by name, and keep one of those with equal name and content, since a set may be there twice."""
     groups: defaultdict[str, list[File]] = defaultdict(list)
     for file in files:
         groups[Path(file.where).name].append(file)

@@ -1,8 +1,8 @@
-"""Pickles of arrays, from whatever source, read without running code from them.
+"""Pickles of arrays from untrusted sources, read without running code from them.
 
-A pickle is a small program that may call any function it names. Here it may name only what stands in ADMITTED. Of
-NumPy even that is not NumPy's own: a forged dtype makes ndarray.__setstate__ take bytes for object pointers, so the
-pickle fills in `_Dtype` and `_Array`, which check what they are given, and the arrays are made from them afterwards.
+A pickle is a small program that may call any function it names. Here it may name only the entries of ADMITTED. NumPy's
+own functions are not among them: a forged dtype makes ndarray.__setstate__ take bytes for object pointers. The pickle
+fills in `_Dtype` and `_Array` instead, which check their content, and the arrays are made from these afterwards.
 """
 
 import _codecs
@@ -15,22 +15,21 @@ from typing import IO, Any
 
 import numpy as np
 
-# Numbers, byte strings, strings and objects: everything but records, dates and raw memory.
+# Numbers, byte strings, strings and objects; records, dates and raw memory are refused.
 DTYPE_CODE = re.compile(r"[biufcSU]\d{1,9}|O\d")
 
 
 def load_arrays(path: str | os.PathLike[str]) -> Any:
-    """Read a pickle of arrays and builtin containers, by Python 2 or 3, refusing everything else unrun.
+    """Read a pickle of arrays and builtin containers, and refuse any other pickle without running it.
 
     Args:
-        path: a pickle of any protocol, not compressed. Python 2's byte strings become text, as latin-1.
-
+        path: a pickle of any protocol, from Python 2 or 3, not compressed. Python 2's byte strings are read as latin-1
+            text.
     Returns:
-        What was pickled: arrays (read-only), NumPy's numbers, and builtin containers, strings and numbers, with every
-        kind of dictionary as a plain one.
-
+        The pickled value, made of read-only arrays, NumPy's numbers, and builtin containers, strings and numbers; all
+        kinds of dictionaries become plain ones.
     Raises:
-        ValueError: there is no such file, it cannot be read, is no whole pickle, or asks for anything else.
+        ValueError: the file is missing, cannot be read, is no whole pickle, or names anything else.
     """
     try:
         with open(path, "rb") as file:
@@ -43,14 +42,12 @@ def read_arrays(file: IO[bytes], name: str) -> Any:
     """Read a pickle of arrays from an open file, as `load_arrays` does.
 
     Args:
-        file: open for reading bytes, at the pickle's first byte.
-        name: what errors call it.
-
+        file: the file, open for reading bytes, at the pickle's first byte.
+        name: the name that errors use.
     Returns:
-        What was pickled, see `load_arrays`.
-
+        The pickled value, as `load_arrays` returns it.
     Raises:
-        ValueError: it is no whole pickle, or asks for anything but arrays and builtin containers.
+        ValueError: the file is no whole pickle, or names anything but arrays and builtin containers.
     """
     try:
         content = _ArraysOnly(file, encoding="latin1").load()
@@ -70,11 +67,11 @@ def read_arrays(file: IO[bytes], name: str) -> Any:
 
 
 class _Refused(Exception):
-    """The pickle asks for something that is not admitted; the text says for what."""
+    """The pickle names something that is not admitted; the text says what."""
 
 
 class _Dtype:
-    """A dtype as a pickle spells it: a code, and then its byte order."""
+    """A dtype in the form that pickles have: a code, followed by its byte order."""
 
     def __init__(self, code: str, align: object = False, copy: object = True) -> None:
         if not DTYPE_CODE.fullmatch(code):
@@ -94,7 +91,7 @@ class _Dtype:
 
 
 class _Array:
-    """An array as a pickle spells it: empty, and then its shape, dtype and content."""
+    """An array in the form that pickles have: empty at first, followed by its shape, dtype and content."""
 
     def __init__(self, *ignored: object) -> None:
         self.state: tuple[Any, ...] = ()
@@ -114,7 +111,7 @@ class _Array:
 
 
 class _Buffer(_Array):
-    """An array as protocol 5 spells it, in one call."""
+    """An array in the form that protocol 5 has, made by one call."""
 
     def __init__(self, content: bytes, dtype: _Dtype, shape: Any, order: str, axes: Any = None) -> None:
         self.axes = axes if order == "K" else None
@@ -126,7 +123,7 @@ class _Buffer(_Array):
 
 
 def _scalar(dtype: _Dtype, content: bytes | str) -> Any:
-    # At once, not afterwards: it may be the key of a dictionary.
+    # Made at once, not afterwards, since it may be the key of a dictionary.
     return np.frombuffer(_bytes(content), dtype.made())[0]
 
 
@@ -155,7 +152,7 @@ ADMITTED: dict[tuple[str, str], Any] = {
         for kind in (bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
     },
 }
-"""What a pickle may name, and what it gets for it."""
+"""The names that a pickle may use, and the objects that stand in for them."""
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -167,7 +164,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _finished(value: Any, done: dict[int, Any]) -> Any:
-    """A copy made of plain types and arrays; what is shared stays shared, so that a small pickle stays small."""
+    """Copy a value into plain types and arrays; shared objects stay shared, so that a small pickle stays small."""
 
     def finish(entry: Any) -> Any:
         if id(entry) not in done:

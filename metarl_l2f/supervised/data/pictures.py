@@ -1,4 +1,4 @@
-"""Pictures of a data set, decoded when they are needed, and how they become one tensor."""
+"""Pictures of a data set, which are decoded one by one and stacked into one tensor."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImageOps
 from ..episodes import Images
 from .files import FORMATS, File, Unreadable
 
-# Larger ones are no pictures but mistakes or attacks: 64 million pixels.
+# 64 million pixels; larger images are no pictures of a data set but mistakes or attacks.
 MAX_PIXELS = 2**26
 MAKE_ALIKE = "pass size=... (--image-size) to resize them, channels=1 or 3 (--channels) to make them all grey or RGB"
 
@@ -23,19 +23,21 @@ class Picture(NamedTuple):
     """An image that is decoded when it is opened."""
 
     class_name: str
+    """The name of its class."""
     where: str
+    """Its path, for messages."""
     open: Callable[[], Image.Image]
+    """Decodes the image."""
 
 
 def stacked(pictures: list[Picture], size: int | None, channels: Literal[1, 3] | None, where: str) -> Images:
     """Decode pictures into one tensor.
 
     Args:
-        pictures: n, class by class.
-        size: height and width in pixels to resize to, or None to keep them.
-        channels: 1 for grey, 3 for RGB, None for either as stored.
-        where: where they come from, for messages.
-
+        pictures: n pictures, class by class.
+        size: the height and width, in pixels, to resize to; None keeps the size.
+        channels: 1 for grey, 3 for RGB, None for either, as stored.
+        where: the path of the data set, for messages.
     Raises:
         ValueError: a picture cannot be read, or they differ in size or mode.
     """
@@ -55,7 +57,7 @@ def stacked(pictures: list[Picture], size: int | None, channels: Literal[1, 3] |
 
 
 def _decoded(picture: Picture, size: int | None, channels: Literal[1, 3] | None) -> np.ndarray:
-    """(C, H, W) bytes."""
+    """Decode a picture into bytes (C, H, W)."""
     try:
         image = picture.open()
         if not image.mode.startswith(("I", "F")) and (channels or image.mode in ("1", "L", "RGB")):
@@ -77,7 +79,7 @@ def _decoded(picture: Picture, size: int | None, channels: Literal[1, 3] | None)
 
 
 def on_white(image: Image.Image, mode: str) -> Image.Image:
-    """An image in the mode "L" or "RGB"; where it is transparent, white paper shows."""
+    """Convert an image to the mode "L" or "RGB", on a white background where it is transparent."""
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
         paper.alpha_composite(image.convert("RGBA"))
@@ -91,9 +93,14 @@ def _shape(pixels: np.ndarray) -> str:
 
 
 def image_file(content: Callable[[], bytes]) -> Image.Image:
-    """Decode a file of one of FORMATS, whichever its name says, the way up that its orientation tag asks for.
+    """Decode a file in any of FORMATS, whatever its name ends in, and turn the image as its orientation tag says.
 
-    Of several images in one file, an animation or pages, this is the first.
+    Of several images in one file, such as an animation, the first is decoded.
+
+    Args:
+        content: a function that reads the file.
+    Raises:
+        ValueError: the image is too large. Pillow's decoders raise errors of their own for damaged files.
     """
     image = Image.open(io.BytesIO(content()), formats=tuple(FORMATS))
     if image.width * image.height > MAX_PIXELS:
@@ -101,16 +108,16 @@ def image_file(content: Callable[[], bytes]) -> Image.Image:
     if "transparency" in image.info:
         _scale_transparent_colour(image)
     image.load()
-    if image.info:  # where tags are found; most small pictures have none, and no time to lose
-        with contextlib.suppress(SyntaxError):  # Pillow's word for tags that are damaged; the picture need not be
+    if image.info:  # Tags are found here; most small pictures have none, which saves time.
+        with contextlib.suppress(SyntaxError):  # Pillow's error for damaged tags; the picture may be whole.
             ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
 def _scale_transparent_colour(image: ImageFile.ImageFile) -> None:
-    """Let the one colour that a PNG declares transparent be in bytes, as its pixels will be.
+    """Scale the colour that a PNG declares transparent to 8 bits, as its pixels are.
 
-    Pillow stretches pixels of 2 and 4 bits and shortens those of 16, but leaves this colour as the file has it.
+    Pillow stretches pixels of 2 and 4 bits and shortens those of 16 bits, but leaves this colour as it is in the file.
     """
     match image.info["transparency"], image.tile[0][3] if image.format == "PNG" and image.tile else None:
         case int(grey), "L;2" | "L;4" as raw:
@@ -120,5 +127,5 @@ def _scale_transparent_colour(image: ImageFile.ImageFile) -> None:
 
 
 def pictures_of(class_name: str, files: Iterable[File]) -> list[Picture]:
-    """One class's files, to be decoded later."""
+    """Turn the files of one class into pictures, which are decoded later."""
     return [Picture(class_name, file.where, functools.partial(image_file, file.content)) for file in files]

@@ -1,4 +1,4 @@
-"""Classes and pictures that a data set has more than once: refused where that is a mistake, else named in a warning."""
+"""Classes and pictures that occur more than once in a data set: refused, or named in a warning."""
 
 import hashlib
 import logging
@@ -18,28 +18,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Repeats:
-    """What has come up in one split after the other."""
+    """The classes and pictures that were found so far, split after split."""
 
     where: str
-    """The data set, for messages."""
+    """The path of the data set, for messages."""
     splits: dict[str, Split] = field(default_factory=dict)
-    """Each class's split."""
+    """The split of each class."""
     spellings: dict[str, str] = field(default_factory=dict)
-    """Each class, by its name without capitals and with letters and accents composed."""
+    """The classes, by their names in lower case and with accents composed."""
     places: dict[str, str] = field(default_factory=dict)
     """The class and split of each file or row of an array."""
     contents: dict[bytes, tuple[Split, str, str]] = field(default_factory=dict)
-    """Split, class and place of each picture, by a digest of its pixels."""
+    """The split, class and place of each picture, by a digest of its pixels."""
     alike: list[str] = field(default_factory=list)
-    """Pairs of classes whose names differ in capitals or in how accents are encoded."""
+    """Pairs of classes whose names differ only in capitals or in the encoding of accents."""
     copies: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Pairs of pictures that are equal, by where they stand."""
+    """Pairs of equal pictures: "twice in a class", "in two classes" or "in two splits"."""
 
     def add_pictures(self, split: Split, pictures: Sequence[Picture]) -> None:
-        """Take note of a split's classes and files.
+        """Record the classes and files of a split.
 
+        Args:
+            split: the split.
+            pictures: its pictures.
         Raises:
-            ValueError: there are none, another split has one of the classes, or a file has come up before.
+            ValueError: there are no pictures, another split has one of the classes, or a file occurred before.
         """
         if not pictures:
             raise ValueError(f"the split {split!r} of {self.where} has no images; every split needs some")
@@ -60,7 +63,13 @@ class Repeats:
                 )
 
     def add_pixels(self, split: Split, pictures: Sequence[Picture], pixels: np.ndarray) -> None:
-        """Take note of what a split's pictures look like, as they are read: (n, C, H, W)."""
+        """Record the pixels of a split's pictures, as they were read.
+
+        Args:
+            split: the split.
+            pictures: its n pictures.
+            pixels: (n, C, H, W).
+        """
         for picture, image in zip(pictures, pixels, strict=True):
             here = (split, picture.class_name, picture.where)
             before = self.contents.setdefault(hashlib.blake2b(image, digest_size=16).digest(), here)
@@ -70,7 +79,7 @@ class Repeats:
                 self.copies[kind].append(f"{before[2]} = {picture.where}")
 
     def warn(self) -> None:
-        """Name what may be a mistake: look-alike names, and pictures that a network cannot tell apart."""
+        """Warn of possible mistakes: names that look alike, and pictures that are equal in every pixel."""
         if self.alike:
             logger.warning("%s has classes whose names look alike: %s", self.where, listed(self.alike, most=3))
         if self.copies:

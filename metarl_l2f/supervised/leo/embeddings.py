@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -16,9 +15,7 @@ from torch.nn import functional as F
 
 from ...training.files import write_atomically
 from ..data.pickles import load_arrays
-from ..episodes import Shape, Split, Task, draw_rows
-
-SPLITS: tuple[Split, ...] = get_args(Split)
+from ..episodes import SPLITS, Shape, Split, Task, check_labels, draw_rows
 
 _ESCAPES = str.maketrans({letter: f"%{ord(letter):02X}" for letter in "%-_"})
 _ESCAPED = re.compile("%(25|2D|5F)")
@@ -43,13 +40,12 @@ class Embeddings:
     """Where they come from, for messages."""
 
     def __post_init__(self) -> None:
-        counted = torch.bincount(self.labels, minlength=len(self.classes))
-        fits = self.vectors.ndim == 2 and len(self.vectors) == len(self.labels) and len(counted) == len(self.classes)
-        if not fits or not counted.all() or (self.labels.diff() < 0).any():
+        if self.vectors.ndim != 2 or len(self.vectors) != len(self.labels):
             raise ValueError(
-                "vectors must be (n, D) with one label per row, labels ascending from 0, and every class must have a "
-                f"row; got vectors {tuple(self.vectors.shape)}, {len(self.labels)} labels, {len(self.classes)} classes"
+                f"vectors must be (n, D) with one label per row, got {tuple(self.vectors.shape)} for "
+                f"{len(self.labels)} labels"
             )
+        check_labels(self.labels, self.classes)
 
     @property
     def counts(self) -> Tensor:
