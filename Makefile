@@ -64,7 +64,7 @@ lint: $(INSTALLED) ## check style and formatting with ruff
 types: $(INSTALLED) ## check types with mypy
 	@rm -rf build/types && mkdir -p build/types/metarl_l2f
 	@ln -s ../../../metarl_l2f/__init__.py ../../../envs ../../../launchers build/types/metarl_l2f
-	$(BIN)/mypy metarl_l2f build/types/metarl_l2f/envs build/types/metarl_l2f/launchers
+	$(BIN)/mypy metarl_l2f build/types/metarl_l2f/envs build/types/metarl_l2f/launchers studies benchmarks
 
 format: $(INSTALLED) ## rewrite the code in the house format
 	$(BIN)/ruff check --quiet --fix --exit-zero $(CODE)

@@ -19,13 +19,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 from mujoco.batch import Batch
 
 from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.envs.half_cheetah import Velocity
-from metarl_l2f.parallel.memory import keep_freed_memory
+from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.rl.episodes import Episodes
 from metarl_l2f.training.config import provenance
 from metarl_l2f.training.seeding import Stream, generator
@@ -64,7 +63,7 @@ def measure(settings: MetaRLSettings, threads: int, rounds: int) -> dict[str, fl
     """Seconds and ratios of one configuration: medians over rounds."""
     arguments = {"horizon": settings.horizon}
     run = MetaRL(ENVIRONMENT, settings, arguments, threads=threads)
-    body = Velocity(**arguments)
+    body = Velocity(horizon=settings.horizon)
     phases = settings.inner.inner_steps + 1
     lines = []
     for number in range(1, rounds + 2):
@@ -119,8 +118,7 @@ def replay(body: Velocity, episodes: Episodes, threads: int) -> float:
 def main() -> None:
     """Measure, print, and write if asked."""
     options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    quiet_machine()
     record: dict[str, dict[str, float]] = {}
     cases = [(options.settings.tasks_per_batch, threads) for threads in options.threads]
     cases += [(tasks, options.threads[-1]) for tasks in options.tasks]

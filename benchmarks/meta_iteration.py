@@ -19,10 +19,11 @@ import tyro
 from torch.func import vmap
 
 from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
-from metarl_l2f.launchers.navigation import Navigation
-from metarl_l2f.parallel.memory import keep_freed_memory
+from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.training.config import provenance
 from metarl_l2f.training.seeding import Stream, generator
+
+ENVIRONMENT = "metarl_l2f/Navigation2D-v0"
 
 
 def reference() -> MetaRLSettings:
@@ -57,11 +58,9 @@ def seconds(function: Callable[[], object], repeats: int = 5) -> float:
 
 def measure(options: Options) -> dict[str, object]:
     """All figures, in seconds, ratios and GiB."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    quiet_machine()
     settings = options.settings
-    env, arguments = dataclasses.replace(Navigation(), settings=settings).environment()
-    run = MetaRL(env, settings, arguments, options.threads)
+    run = MetaRL(ENVIRONMENT, settings, {"horizon": settings.horizon}, options.threads)
     meta, sampler = run.meta, run.meta.sampler
     metrics = [run.iterate(i) for i in range(1, options.iterations + 3)][2:]
 

@@ -25,7 +25,7 @@ import torch
 import tyro
 
 from metarl_l2f import MetaRL, MetaRLSettings
-from metarl_l2f.parallel.memory import keep_freed_memory
+from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.parallel.ranks import Group, join
 from metarl_l2f.training.config import provenance
 
@@ -74,8 +74,7 @@ class Counted:
 
 def measure(options: Options) -> dict[str, Any]:
     """One rank's part: what rank 0 alone and all ranks took for each iteration; of every time the slowest rank's."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    quiet_machine()
     with join(600.0) as group:
         counted = Counted(group)
         shared = MetaRL(ENVIRONMENT, options.settings, {"horizon": options.settings.horizon}, group=group)
@@ -193,8 +192,7 @@ def main() -> None:
         if os.environ["RANK"] == "0":
             options.rank_of.write_text(json.dumps(found))
         return
-    found = {ranks: measured(options, ranks) for ranks in options.ranks}
-    figures = {f"{ranks} ranks": summary(one) for ranks, one in found.items()}
+    figures = {f"{ranks} ranks": summary(measured(options, ranks)) for ranks in options.ranks}
     few = figures[f"{options.ranks[0]} ranks"]
     predicted = predictions(options, few["alone, time/iteration"], few["messages"], 8 * few["parameters"])
     for name, values in (figures | predicted).items():

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,8 +129,8 @@ def kinds() -> dict[str, Callable[[], gymnasium.Env | gymnasium.vector.VectorEnv
     """What makes each kind of environment: every registered one, alone and batched, and copies here and in workers."""
     ids = sorted(name for name in gymnasium.registry if name.startswith("metarl_l2f/"))
     return {
-        **{name: lambda name=name: gymnasium.make(name) for name in ids},
-        **{f"{name}, batched": lambda name=name: vectorise(name, TOGETHER, threads=2) for name in ids},
+        **{name: partial(gymnasium.make, name) for name in ids},
+        **{f"{name}, batched": partial(vectorise, name, TOGETHER, threads=2) for name in ids},
         "copies in this process": lambda: vectorise(FOREIGN, TOGETHER),
         "copies in two workers": lambda: vectorise(FOREIGN, TOGETHER, workers=2),
     }
@@ -154,7 +155,14 @@ def leaked(make: Callable[[], gymnasium.Env | gymnasium.vector.VectorEnv], cycle
     for _ in range(cycles):
         cycle(make)
     gc.collect()
-    return Held(*(after - first for after, first in zip(held(), before, strict=True)))
+    now = held()
+    return Held(
+        now.memory - before.memory,
+        now.threads - before.threads,
+        now.files - before.files,
+        now.processes - before.processes,
+        now.shared - before.shared,
+    )
 
 
 @as_program

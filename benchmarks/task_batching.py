@@ -16,7 +16,7 @@ import tyro
 
 from metarl_l2f.core import Attenuation, InnerLoop
 from metarl_l2f.parallel import devices
-from metarl_l2f.parallel.memory import keep_freed_memory
+from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop
 from metarl_l2f.supervised.episodes import Images, Shape
 from metarl_l2f.supervised.experiment import MetaSupervised
@@ -66,8 +66,7 @@ def build(options: Options, batching: Batching, chunk: int, threads: int, compil
     if options.problem == "sinusoid":
         curves = Curves(frequency=FREQUENCIES)
         settings = SupervisedSettings(options.method, tasks_per_batch=25, attenuation=Attenuation(), inner=inner)
-        problem = SinusoidProblem(curves, curves)
-        return MetaSupervised(problem, settings, **how)
+        return MetaSupervised(SinusoidProblem(curves, curves), settings, **how)
     pixels = torch.randint(0, 256, (50 * 20, 1, 28, 28), dtype=torch.uint8)
     labels = torch.arange(50).repeat_interleave(20)
     images = Images(pixels, labels, tuple(map(str, range(50))))
@@ -81,8 +80,7 @@ def build(options: Options, batching: Batching, chunk: int, threads: int, compil
 def main() -> None:
     """Measure, print, and write if asked."""
     options = tyro.cli(Options)
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    quiet_machine()
     tasks = 25 if options.problem == "sinusoid" else 8
     ways: dict[str, tuple[Batching, int, int, bool]] = {
         "vmap, all tasks": ("vmap", tasks, 1, False),
@@ -109,7 +107,11 @@ def main() -> None:
     for name, median in medians.items():
         print(f"  {name:<32} {1e3 * median:9.2f} ms  {1 / median:8.1f} per s  {median / best:5.2f} × the fastest")
     if options.out is not None:
-        record = {"problem": options.problem, "method": options.method, "inner_steps": options.inner_steps}
+        record: dict[str, object] = {
+            "problem": options.problem,
+            "method": options.method,
+            "inner_steps": options.inner_steps,
+        }
         record |= {"tasks": tasks, "device": options.device, "seconds": medians, "cores": os.cpu_count()}
         options.out.write_text(json.dumps(record | provenance(), indent=1) + "\n")
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from .goals import DirectionGoals, SpeedGoals
-from .mujoco_batch import Body, MuJoCoEnv, MuJoCoVectorEnv, State
+from .mujoco_batch import Body, State
 
 CONTROL_COST = 0.005  # Per squared control; the model's controls run from −1 to 1.
 SURVIVAL_BONUS = 0.05  # Every time step.
@@ -43,6 +43,10 @@ class Ant(Body):
         Metres, radians, and their rates per second.
         """
         return np.concatenate([qpos if self.positions else qpos[..., Z:], qvel], axis=-1)
+
+    @property
+    def speed_column(self) -> int:
+        return 15 if self.positions else 13
 
     def forward_speed(self, before: State, after: State) -> np.ndarray:
         """Mean speed of the torso along x over one time step, (...), m/s."""
@@ -74,18 +78,6 @@ class Direction(Ant, DirectionGoals):
         return task * self.forward_speed(before, after) + upkeep(control)
 
 
-class AntDir(MuJoCoEnv):
-    """Ant that runs in a given direction; arguments are those of `Direction` and `MuJoCoEnv`."""
-
-    family = Direction
-
-
-class AntDirVector(MuJoCoVectorEnv):
-    """Many of `AntDir`; arguments are those of `Direction` and `MuJoCoVectorEnv`."""
-
-    family = Direction
-
-
 # --- Velocity ---
 
 
@@ -102,15 +94,3 @@ class Velocity(Ant, SpeedGoals):
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
         """1 − |v − v*| − 0.005 |a|² + 0.05, (...)."""
         return SPEED_BONUS - np.abs(self.forward_speed(before, after) - task) + upkeep(control)
-
-
-class AntVel(MuJoCoEnv):
-    """Ant that runs at a given speed; arguments are those of `Velocity` and `MuJoCoEnv`."""
-
-    family = Velocity
-
-
-class AntVelVector(MuJoCoVectorEnv):
-    """Many of `AntVel`; arguments are those of `Velocity` and `MuJoCoVectorEnv`."""
-
-    family = Velocity

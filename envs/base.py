@@ -5,10 +5,11 @@ its episodes, `TaskVectorEnv` many; the domains' files add what happens in a tim
 a further step changes nothing and gives reward 0.
 """
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -17,10 +18,14 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+TaskKind = Literal["goal", "direction", "speed"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Domain(ABC):
     """A family of tasks on one environment. Its fields are the environment's arguments.
+
+    It also says how its tasks are called, drawn and chosen, as plain data: whatever draws them stands elsewhere.
 
     Raises:
         ValueError: the horizon is not positive.
@@ -35,6 +40,15 @@ class Domain(ABC):
     """What a task is, for error messages: "a goal"."""
     task_shape: ClassVar[tuple[int, ...]]
     """Of one task; () for a number."""
+    task_kind: ClassVar[TaskKind | None] = None
+    """What a task is on a picture: a `goal` on the plane, where observations are positions; a `direction` along a
+    track; a `speed` along it, m/s; None where there is no picture of tasks."""
+    task_names: ClassVar[tuple[str, ...]] = ()
+    """Names of a task's numbers; of tasks that have a kind."""
+    task_axis: ClassVar[str] = ""
+    """Label, with its unit, of an axis along which tasks lie; of directions and speeds."""
+    caption: ClassVar[str] = ""
+    """What a report says below the picture of episodes; of tasks that have a kind."""
 
     def __post_init__(self) -> None:
         if not is_positive_integer(self.horizon):
@@ -44,6 +58,16 @@ class Domain(ABC):
     def random_start(self) -> bool:
         """Whether an episode's start is drawn."""
         return True
+
+    @property
+    def task_bounds(self) -> tuple[float, float]:
+        """Between these lie the numbers of tasks in training; of tasks that have a kind."""
+        raise NotImplementedError
+
+    @property
+    def speed_column(self) -> int:
+        """Column of the observation that holds the forward speed, m/s; of directions and speeds."""
+        raise NotImplementedError
 
     @abstractmethod
     def observation_space(self) -> spaces.Box:
@@ -99,6 +123,15 @@ class Domain(ABC):
                 f"action must be finite, got NaN or infinity{where}; check the policy's parameters and inputs"
             )
         return action
+
+
+def domain_class(address: type[Domain] | str) -> type[Any]:
+    """A domain's class; of an address such as `ant:Velocity` the class of that name in that file of this package."""
+    if isinstance(address, type):
+        return address
+    module, _, name = address.partition(":")
+    found: type[Domain] = getattr(importlib.import_module(f".{module}", __package__), name)
+    return found
 
 
 def is_positive_integer(value: Any) -> bool:

@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .base import Domain
+from .base import Domain, TaskKind
+
+CAPTION = "Forward speed on held-out tasks, before adaptation and after each inner step."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +16,14 @@ class DirectionGoals(Domain):
 
     task_meaning: ClassVar[str] = "a direction (-1 or 1)"
     task_shape: ClassVar[tuple[int, ...]] = ()
+    task_kind: ClassVar[TaskKind | None] = "direction"
+    task_names: ClassVar[tuple[str, ...]] = ("direction",)
+    task_axis: ClassVar[str] = "target direction"
+    caption: ClassVar[str] = CAPTION
+
+    @property
+    def task_bounds(self) -> tuple[float, float]:
+        return -1.0, 1.0
 
     def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
         """As many forwards as backwards, in random order; where their number is odd, one is tossed: (num_tasks,)."""
@@ -42,6 +52,10 @@ class SpeedGoals(Domain):
 
     task_meaning: ClassVar[str] = "a speed in m/s"
     task_shape: ClassVar[tuple[int, ...]] = ()
+    task_kind: ClassVar[TaskKind | None] = "speed"
+    task_names: ClassVar[tuple[str, ...]] = ("speed",)
+    task_axis: ClassVar[str] = "goal speed, m/s"
+    caption: ClassVar[str] = CAPTION
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +65,10 @@ class SpeedGoals(Domain):
                 f"goal speeds must be finite, the slowest first, got min_speed {self.min_speed} and max_speed "
                 f"{self.max_speed}; the papers use {usual.min_speed:g} and {usual.max_speed:g}"
             )
+
+    @property
+    def task_bounds(self) -> tuple[float, float]:
+        return self.min_speed, self.max_speed
 
     def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
         """Uniform between the slowest and the fastest goal: (num_tasks,)."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .goals import DirectionGoals, SpeedGoals
-from .mujoco_batch import Body, MuJoCoEnv, MuJoCoVectorEnv, State
+from .mujoco_batch import Body, State
 
 CONTROL_COST = 0.05  # Per squared control; the model's controls run from −1 to 1.
 ROOT_X, ROOT_Z, ROOT_ANGLE = 0, 1, 2  # Places in qpos: metres along the track, metres of height, radians.
@@ -36,6 +36,10 @@ class HalfCheetah(Body):
         if self.centre_of_mass:
             parts.append(self._skeleton.centre_of_mass(qpos))
         return np.concatenate(parts, axis=-1)
+
+    @property
+    def speed_column(self) -> int:
+        return 8
 
     def forward_speed(self, before: State, after: State) -> np.ndarray:
         """Mean speed of the torso along the track over one time step, (...), m/s."""
@@ -98,18 +102,6 @@ class Direction(HalfCheetah, DirectionGoals):
         return task * self.forward_speed(before, after) - control_cost(control)
 
 
-class HalfCheetahDir(MuJoCoEnv):
-    """HalfCheetah that runs in a given direction; arguments are those of `Direction` and `MuJoCoEnv`."""
-
-    family = Direction
-
-
-class HalfCheetahDirVector(MuJoCoVectorEnv):
-    """Many of `HalfCheetahDir`; arguments are those of `Direction` and `MuJoCoVectorEnv`."""
-
-    family = Direction
-
-
 # --- Velocity ---
 
 
@@ -123,15 +115,3 @@ class Velocity(HalfCheetah, SpeedGoals):
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
         """−|v − v*| − 0.05 |a|², (...)."""
         return -np.abs(self.forward_speed(before, after) - task) - control_cost(control)
-
-
-class HalfCheetahVel(MuJoCoEnv):
-    """HalfCheetah that runs at a given speed; arguments are those of `Velocity` and `MuJoCoEnv`."""
-
-    family = Velocity
-
-
-class HalfCheetahVelVector(MuJoCoVectorEnv):
-    """Many of `HalfCheetahVel`; arguments are those of `Velocity` and `MuJoCoVectorEnv`."""
-
-    family = Velocity

@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium import spaces
 from mujoco.batch import Batch, SimulationError
 
-from .base import Domain, TaskEnv, TaskVectorEnv, is_positive_integer
+from .base import Domain, TaskEnv, TaskVectorEnv, domain_class, is_positive_integer
 
 if TYPE_CHECKING:
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
@@ -208,9 +208,10 @@ quiet = _Quiet()
 
 
 class MuJoCoEnv(TaskEnv):
-    """One simulation, which can be rendered. Each domain's has its `family` of tasks.
+    """One simulation, which can be rendered.
 
     Args:
+        family: the domain's class, or its address in this package, such as `ant:Velocity`.
         render_mode: None, "rgb_array" or "human".
         width: of the picture, pixels.
         height: of the picture, pixels.
@@ -219,13 +220,19 @@ class MuJoCoEnv(TaskEnv):
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 20}
 
-    family: ClassVar[type[Body]]
     domain: Body
 
-    def __init__(self, render_mode: str | None = None, width: int = 480, height: int = 480, **arguments: Any) -> None:
+    def __init__(
+        self,
+        family: type[Body] | str,
+        render_mode: str | None = None,
+        width: int = 480,
+        height: int = 480,
+        **arguments: Any,
+    ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
-        body = self.family(**arguments)
+        body: Body = domain_class(family)(**arguments)
         super().__init__(body)
         self.metadata = self.metadata | {"render_fps": round(1 / body.time_step)}
         self.render_mode = render_mode
@@ -313,22 +320,20 @@ class MuJoCoEnv(TaskEnv):
 class MuJoCoVectorEnv(TaskVectorEnv):
     """Many simulations, stepped together on a thread pool; the number of threads changes no digit.
 
-    Each domain's has its `family` of tasks.
-
     A simulation whose state stops being finite ends its episode with reward 0, keeps its last good state, and is
     reported by number in info["diverged"], (N,) bool, and in the log; the others go on.
 
     Args:
+        family: the domain's class, or its address in this package, such as `ant:Velocity`.
         num_envs: number of simulations, N.
         threads: CPU threads of the simulation.
         arguments: the family's fields.
     """
 
-    family: ClassVar[type[Body]]
     domain: Body
 
-    def __init__(self, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
-        super().__init__(num_envs, self.family(**arguments))
+    def __init__(self, family: type[Body] | str, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, domain_class(family)(**arguments))
         self.physics_seconds = 0.0  # Spent inside the simulator so far.
         self.threads = threads
 

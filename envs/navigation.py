@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image, ImageDraw
 
-from .base import STEP_BEFORE_RESET, Domain, TaskEnv, TaskVectorEnv
+from .base import STEP_BEFORE_RESET, Domain, TaskEnv, TaskKind, TaskVectorEnv
 
 MAX_STEP = 0.1  # Largest move per time step along x and along y; longer actions are clipped.
 ARRIVAL_RADIUS = 0.01  # The episode ends nearer to the goal than this along x and along y.
@@ -114,6 +114,9 @@ class Navigation(Domain):
     dtype: ClassVar[type[np.floating]] = np.float32
     task_meaning: ClassVar[str] = "a goal"
     task_shape: ClassVar[tuple[int, ...]] = (2,)
+    task_kind: ClassVar[TaskKind | None] = "goal"
+    task_names: ClassVar[tuple[str, ...]] = ("x", "y")
+    caption: ClassVar[str] = "Paths on held-out tasks, before adaptation and after each inner step; stars are goals."
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,6 +126,10 @@ class Navigation(Domain):
     @property
     def random_start(self) -> bool:
         return self.varying_start
+
+    @property
+    def task_bounds(self) -> tuple[float, float]:
+        return -self.goal_range, self.goal_range
 
     def observation_space(self) -> spaces.Box:
         return spaces.Box(-np.inf, np.inf, (2,), np.float32)

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .mujoco_batch import Body, MuJoCoEnv, MuJoCoVectorEnv, State
+from .mujoco_batch import Body, State
 
 CONTROL_COST = 0.001  # Per squared control; the models' controls run from −1 to 1.
 SURVIVAL_BONUS = 1.0  # Every time step that does not end in a fall.
@@ -134,18 +134,6 @@ class Hopper(RandomDynamics):
         return ~(upright & calm)
 
 
-class HopperRandParams(MuJoCoEnv):
-    """Hopper with random dynamics; arguments are those of `RandomDynamics` and `MuJoCoEnv`."""
-
-    family = Hopper
-
-
-class HopperRandParamsVector(MuJoCoVectorEnv):
-    """Many of `HopperRandParams`; arguments are those of `RandomDynamics` and `MuJoCoVectorEnv`."""
-
-    family = Hopper
-
-
 # --- Walker2d ---
 
 
@@ -163,15 +151,3 @@ class Walker2d(RandomDynamics):
         """Not between 0.8 and 2 m, or tilted by more than 1 rad, (...) bool."""
         height, angle = state.qpos[..., ROOT_Z], state.qpos[..., ROOT_ANGLE]
         return ~((height > 0.8) & (height < 2.0) & (np.abs(angle) < 1.0))
-
-
-class Walker2dRandParams(MuJoCoEnv):
-    """Walker2d with random dynamics; arguments are those of `RandomDynamics` and `MuJoCoEnv`."""
-
-    family = Walker2d
-
-
-class Walker2dRandParamsVector(MuJoCoVectorEnv):
-    """Many of `Walker2dRandParams`; arguments are those of `RandomDynamics` and `MuJoCoVectorEnv`."""
-
-    family = Walker2d

@@ -4,21 +4,15 @@ from metarl_l2f.program import as_program
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from matplotlib.figure import Figure
-
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
-from metarl_l2f.launchers.run import fail, started
-from metarl_l2f.reports.speeds import running_speeds
-from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.settings import MetaRLSettings
-
-FORWARD_SPEED = 8  # Column of the observation, m/s.
+from metarl_l2f.runs.launch import launch
+from metarl_l2f.runs.reinforcement import PolicyOptions
 
 
 @dataclass(frozen=True)
-class CheetahVel(RunOptions):
+class CheetahVel(PolicyOptions):
     """Meta-train a cheetah to run at a speed that only the rewards of its own rollouts tell.
 
     Without flags this is L2F with a second σ after adaptation, at the MAML paper's size: 40 tasks of 20 episodes, 200
@@ -37,8 +31,6 @@ class CheetahVel(RunOptions):
     centre_of_mass: bool = True
     """Observe the centre of mass too, as the MAML code does (20 numbers); gymnasium's own observation has 17."""
 
-    domain: ClassVar[str] = "cheetah_vel"
-
     def environment(self) -> tuple[str, dict[str, Any]]:
         return "metarl_l2f/HalfCheetahVel-v0", {
             "min_speed": self.min_speed,
@@ -47,27 +39,11 @@ class CheetahVel(RunOptions):
             "horizon": self.settings.horizon,
         }
 
-    def pictures(self, rollouts: Rollouts, tasks: Any, width: float | None = None) -> dict[str, Figure]:
-        """Speeds before and after each inner step."""
-        figure = running_speeds(
-            rollouts.episodes,
-            tasks,
-            speed_column=FORWARD_SPEED,
-            task_name="goal speed, m/s",
-            goals_are_speeds=True,
-            width=width,
-        )
-        return {"speeds": figure}
-
 
 @as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
-    try:
-        with started(CheetahVel(), arguments) as (options, group):
-            return launch("cheetah_vel", options, group)
-    except USER_ERRORS as error:
-        return fail(error)
+    return launch(CheetahVel(), arguments)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from metarl_l2f.launchers.prototypes import load_network
-from metarl_l2f.launchers.run import USER_ERRORS, fail, quiet_machine, read_alone
+from metarl_l2f.parallel.memory import quiet_machine
+from metarl_l2f.runs.command_line import USER_ERRORS, fail, read_alone
+from metarl_l2f.runs.images import load_prototypes
 from metarl_l2f.supervised.leo.embeddings import save_embeddings
 
 IMAGES_AT_ONCE = 500  # Normalised together, like an episode's.
@@ -29,7 +30,7 @@ class Options:
     out: Path
     """Folder to write to."""
     seed: int = 0
-    """Of the order in which images are grouped."""
+    """Seed of the order in which images are grouped."""
 
 
 @as_program
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = read_alone(Options, arguments)
         quiet_machine()
-        network = load_network(options.run)
+        network = load_prototypes(options.run)
         for split, images in network.data.items():
             order = np.random.default_rng(options.seed).permutation(len(images.labels))
             vectors = np.empty((len(order), network.embedding_size), np.float32)

@@ -4,28 +4,19 @@ from metarl_l2f.program import as_program
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from metarl_l2f.launchers import meta_rl, supervised
-from metarl_l2f.launchers.kinds import FIXED, REINFORCEMENT, SUPERVISED, launcher_of
-from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import (
-    checkpoint_of,
-    fail,
-    question_of,
-    quiet_machine,
-    read_alone,
-    read_config,
-    read_state,
-)
+from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.reports.evaluation import Comparison, Evaluation
 from metarl_l2f.reports.page import write_report
-from metarl_l2f.training.config import from_json
+from metarl_l2f.runs.command_line import USER_ERRORS, fail, read_alone
+from metarl_l2f.runs.load import kind_of, load_options, load_run, read_config
+
+USUAL_EPISODES = 20
 
 
 @dataclass(frozen=True)
@@ -80,41 +71,27 @@ def evaluated(run: Path, options: Options, seed: int | None) -> Evaluation:
     Raises:
         ValueError: the folder holds no run that can be evaluated here.
     """
-    launcher = launcher_of(run)
-    seed = read_config(run)["options"]["settings"]["seed"] if seed is None else seed
-    if launcher in FIXED:
-        refuse(options, ("episodes", "steps", "later_lr_factor"), run, launcher)
-        chosen = with_tasks(from_json(FIXED[launcher], read_config(run)["options"]), options.tasks)
-        fixed = chosen.experiment()
-        fixed.load_state_dict(read_state(checkpoint_of(run, options.checkpoint), "launcher", launcher))
-        return chosen.evaluate(fixed, seed)
-    if launcher in SUPERVISED:
-        refuse(options, ("episodes",), run, launcher)
-        stored, learner = supervised.load_run(
-            SUPERVISED[launcher], run, options.checkpoint, options.threads, options.later_lr_factor
-        )
-        steps = stored.evaluation_steps if options.steps is None else options.steps
-        return dataclasses.replace(with_tasks(stored, options.tasks), evaluation_steps=steps).evaluate(
-            learner, run, seed
-        )
-    experiment = meta_rl.load_run(run, options.checkpoint, options.threads, options.later_lr_factor)
+    refuse_meaningless(run, options)
+    stored, experiment = load_run(run, options.checkpoint, options.threads, options.later_lr_factor)
     try:
-        return meta_rl.evaluate(experiment, options.tasks or 40, options.episodes or 20, options.steps or 3, seed)[0]
+        usual = stored.usual_evaluation()
+        asked = dataclasses.replace(
+            usual,
+            evaluation_tasks=options.tasks or usual.evaluation_tasks,
+            evaluation_steps=options.steps or usual.evaluation_steps,
+        )
+        chosen = stored.seed if seed is None else seed
+        return asked.evaluate(experiment, run, chosen, options.episodes or USUAL_EPISODES)[0]
     finally:
         experiment.close()
 
 
-def refuse(options: Options, names: Sequence[str], run: Path, launcher: str) -> None:
+def refuse_meaningless(run: Path, options: Options) -> None:
     """Refuse flags that mean nothing for a run."""
+    names = [name for name in ("episodes", "steps", "later_lr_factor") if name not in kind_of(run).evaluated_with]
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]:
+        launcher = read_config(run)["launcher"]
         raise ValueError(f"{run} is a run of {launcher}.py, for which {', '.join(given)} mean nothing; drop them")
-
-
-def with_tasks(stored: Any, tasks: int | None) -> Any:
-    """A run's options with so many held-out tasks; by default its own, or its launcher's if it was not evaluated."""
-    return dataclasses.replace(
-        stored, evaluation_tasks=tasks or stored.evaluation_tasks or type(stored)().evaluation_tasks
-    )
 
 
 def compared(first: Path, second: Path, options: Options) -> Comparison:
@@ -123,7 +100,7 @@ def compared(first: Path, second: Path, options: Options) -> Comparison:
     Raises:
         ValueError: they were trained on different problems, so that no task is common to them.
     """
-    seed = options.seed if options.seed is not None else read_config(first)["options"]["settings"]["seed"]
+    seed = load_options(first).seed if options.seed is None else options.seed
     ours, theirs = (evaluated(run, options, seed) for run in (first, second))
     return Comparison(ours, theirs, (str(first), str(second)))
 
@@ -146,8 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
             result.save(path)
             print(f"wrote {path}")
             if options.run is not None and options.out is None:
-                kind = (REINFORCEMENT | SUPERVISED | FIXED)[launcher_of(options.run)]
-                write_report(options.run, question_of(kind()))
+                write_report(options.run, kind_of(options.run).question())
     except USER_ERRORS as error:
         return fail(error)
     return 0

@@ -20,27 +20,25 @@ from tqdm import tqdm
 
 from metarl_l2f.core import Params
 from metarl_l2f.diagnostics import Inspection, manual_attenuation
-from metarl_l2f.launchers import meta_rl, sinusoid, supervised
-from metarl_l2f.launchers.kinds import FIXED, REINFORCEMENT, SUPERVISED, launcher_of
-from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import RunOptions, fail, quiet_machine, read_alone, read_config
 from metarl_l2f.methods import label_of
+from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.reports import diagnostics as diagnostic_figures
 from metarl_l2f.reports.curves import learning_curve
 from metarl_l2f.reports.diagnostics import gamma_heatmap
 from metarl_l2f.reports.evaluation import Evaluation, load_evaluation
-from metarl_l2f.reports.fits import sinusoid_fit
 from metarl_l2f.reports.page import EVALUATION_FILE
 from metarl_l2f.reports.style import COLUMN, FORMATS, save
+from metarl_l2f.runs.command_line import USER_ERRORS, fail, read_alone
+from metarl_l2f.runs.load import kind_of, load_options, load_run, read_config
+from metarl_l2f.runs.options import RunOptions
 from metarl_l2f.training import metrics
 from metarl_l2f.training.checkpoint import load as load_checkpoint
-from metarl_l2f.training.config import command, flat, from_json
+from metarl_l2f.training.config import command, flat
 from metarl_l2f.training.metrics import Log
 from metarl_l2f.training.run_folder import CHECKPOINT_FILE
-from metarl_l2f.training.seeding import Stream, generator
 
 FACTORS = tuple(round(0.1 * number, 1) for number in range(1, 11))
-"""That layers are shrunk by, one at a time."""
+"""Factors by which layers are shrunk, one at a time."""
 NO_OTHER_METHOD = ("settings.seed", "batching", "task_chunk", "compile", "log_every", "settings.diagnostics_every")
 """Options in which runs may differ and still be of one method, beside those that may change on resume."""
 NARROWEST = 2.0  # Inches.
@@ -66,7 +64,7 @@ class Options:
     manual: bool = True
     """Attenuate layers by hand, which takes ten evaluations of every layer of every run."""
     width: float = COLUMN
-    """Of the pictures, inches; by default a column of a paper."""
+    """Width of the pictures, inches; by default a column of a paper."""
     threads: int = 1
     """CPU threads; changes no number."""
 
@@ -79,7 +77,7 @@ class Options:
             raise ValueError(f"width must be {NARROWEST:g} inches or more, got {self.width}")
 
 
-class Look(NamedTuple):
+class Shown(NamedTuple):
     """What one run shows on held-out tasks."""
 
     found: Inspection
@@ -90,42 +88,16 @@ class Look(NamedTuple):
     """By layer, the score for each of FACTORS."""
 
 
-def look_at_policy(run: Path, launcher: str, options: Options) -> Look:
-    """A run of reinforcement learning on held-out tasks."""
-    experiment = meta_rl.load_run(run, threads=options.threads)
-    settings = experiment.settings
-    steps, episodes, seed = settings.inner.inner_steps, settings.episodes_per_task, settings.seed
+def looked_at(run: Path, options: Options) -> Shown:
+    """A run on held-out tasks."""
+    stored, experiment = load_run(run, threads=options.threads)
     try:
-        tasks = experiment.held_out_tasks(options.tasks, seed)
-        rollouts = experiment.evaluate(tasks, episodes, steps, seed)
-
-        def score() -> float:
-            return float(experiment.evaluate(tasks, episodes, steps, seed).episodes[steps].returns().mean())
-
-        return Look(
-            experiment.meta.inspect(rollouts),
-            from_json(REINFORCEMENT[launcher], read_config(run)["options"]).pictures(rollouts, tasks, options.width),
-            manual_attenuation(experiment.learner, FACTORS, score) if options.manual else {},
-        )
-    finally:
-        experiment.close()
-
-
-def look_at_network(run: Path, launcher: str, options: Options) -> Look:
-    """A supervised run on held-out tasks."""
-    chosen, experiment = supervised.load_run(SUPERVISED[launcher], run, threads=options.threads)
-    steps = experiment.settings.inner.inner_steps
-    random = generator(experiment.settings.seed, Stream.EVALUATION, 0)
-    tasks = experiment.problem.sample("test", random, options.tasks)
-    try:
-
-        def score() -> float:
-            return float(experiment.meta_loss.evaluate(tasks, steps)[0][:, steps].mean())
-
-        return Look(
-            experiment.meta_loss.inspect(tasks, steps),
-            chosen.pictures(experiment, options.width),
-            manual_attenuation(experiment.learner, FACTORS, score) if options.manual else {},
+        look = stored.look_at_held_out(experiment, options.tasks)
+        assert look is not None
+        return Shown(
+            look.inspection(),
+            dict(look.pictures(options.width)),
+            manual_attenuation(experiment.learner, FACTORS, look.score) if options.manual else {},
         )
     finally:
         experiment.close()
@@ -163,18 +135,17 @@ def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} ({first.get(name)}, {other.get(name)})" for name in names)
 
 
-def checked(runs: tuple[Path, ...]) -> str:
-    """The launcher of all runs.
+def checked(runs: tuple[Path, ...]) -> RunOptions:
+    """The options of the first run, whose launcher is that of all.
 
     Raises:
         ValueError: they are runs of different problems, not done, evaluated differently, or one is named twice.
     """
-    launchers = [launcher_of(run) for run in runs]
-    for run, launcher in zip(runs, launchers, strict=True):
-        if launcher in FIXED:
+    for run in runs:
+        if not kind_of(run).inspectable:
             raise ValueError(
-                f"{run} is a run of {launcher}.py, which these figures know nothing of; its learning_curve.png and "
-                "report.html show what there is"
+                f"{run} is a run of {read_config(run)['launcher']}.py, which these figures know nothing of; its "
+                "learning_curve.png and report.html show what there is"
             )
     if len({run.resolve() for run in runs}) < len(runs):
         raise ValueError("a run is named twice; it would count as two seeds: name it once")
@@ -192,7 +163,7 @@ def checked(runs: tuple[Path, ...]) -> str:
                 f"runs in one picture must be evaluated alike, but {runs[0]} and {run} differ in {found}; evaluate "
                 f"both with the same flags: {command('evaluate', run)}"
             )
-    return launchers[0]
+    return load_options(runs[0])
 
 
 @dataclass(frozen=True)
@@ -204,8 +175,8 @@ class Method:
     logs: list[Log]
     """Lines of metrics."""
     scores: list[np.ndarray]
-    """(k + 1,) each: the mean over held-out tasks after 0 … k steps, as evaluated."""
-    looks: list[Look]
+    """(k + 1,) each, the mean over held-out tasks after 0 … k steps, as evaluated."""
+    looks: list[Shown]
 
 
 def means_of(values: Params) -> dict[str, float]:
@@ -213,14 +184,13 @@ def means_of(values: Params) -> dict[str, float]:
     return {name: float(value.mean()) for name, value in values.items()}
 
 
-def gather(options: Options, launcher: str) -> dict[str, Method]:
+def gather(options: Options, kind: type[RunOptions]) -> dict[str, Method]:
     """The runs by method, and what each shows.
 
     Raises:
         ValueError: two runs of one method have the same seed.
     """
     by_method: dict[str, list[Path]] = defaultdict(list)
-    kind = (REINFORCEMENT | SUPERVISED)[launcher]
     for run, label in zip(options.runs, labels_of(options.runs, kind), strict=True):
         by_method[label].append(run)
     seeds = {
@@ -229,11 +199,10 @@ def gather(options: Options, launcher: str) -> dict[str, Method]:
     for label, own in seeds.items():
         if len(set(own)) < len(own):
             raise ValueError(f"runs of {label} must be of different seeds, got {own}; drop the repeated ones")
-    look = look_at_policy if launcher in REINFORCEMENT else look_at_network
     with tqdm(total=len(options.runs), unit="run", desc="looking") as bar:
 
-        def looked(run: Path) -> Look:
-            found = look(run, launcher, options)
+        def looked(run: Path) -> Shown:
+            found = looked_at(run, options)
             bar.update()
             return found
 
@@ -249,7 +218,7 @@ def gather(options: Options, launcher: str) -> dict[str, Method]:
         }
 
 
-def draw(methods: Mapping[str, Method], options: Options, launcher: str, score: str) -> dict[str, Figure]:
+def draw(methods: Mapping[str, Method], options: Options, stored: RunOptions, score: str) -> dict[str, Figure]:
     """Every picture that applies, by name."""
 
     def means(what: str) -> dict[str, list[dict[str, float]]]:
@@ -258,12 +227,13 @@ def draw(methods: Mapping[str, Method], options: Options, launcher: str, score: 
 
     runs = [run for method in methods.values() for run in method.runs]
     labels = [label for label, method in methods.items() for _ in method.runs]
-    tag = score if launcher in REINFORCEMENT else f"validation/{score}"
     unrelated = math.acos(1 / math.sqrt(options.tasks))
     width, scores = options.width, {n: m.scores for n, m in methods.items()}
     by_layer = partial(diagnostic_figures.by_layer, width=width)
     pictures = {
-        "learning_curve": learning_curve(runs, labels if len(runs) > 1 else None, score=tag, width=width),
+        "learning_curve": learning_curve(
+            runs, labels if len(runs) > 1 else None, score=stored.judged().drawn, width=width
+        ),
         "scores_by_step": diagnostic_figures.scores_by_step(scores, score, width=width),
         "conflict": by_layer(means("conflict"), "conflict, rad", reference=unrelated),
         "gradient_cosine": by_layer(means("cosine"), "cosine of ∇L before and after"),
@@ -281,13 +251,9 @@ def draw(methods: Mapping[str, Method], options: Options, launcher: str, score: 
         if gamma:
             own["gamma_by_task"] = gamma_heatmap(gamma, width=width)
         pictures |= {f"{name}_{re.sub(r'[^a-z0-9]+', '_', label.lower())}": picture for name, picture in own.items()}
-    if launcher == "sinusoid":  # Figure 4: the methods' fits of the same curves, beside each other.
-        loaded = {name: supervised.load_run(sinusoid.Sinusoid, method.runs[0]) for name, method in methods.items()}
-        pictures = {name: picture for name, picture in pictures.items() if not name.startswith("sinusoid_fit")}
-        first_run = next(iter(loaded.values()))[0]
-        fits = first_run.fits({name: experiment for name, (_, experiment) in loaded.items()})
-        pictures["sinusoid_fit"] = sinusoid_fit(*fits, width=width)
-    return pictures
+    together = stored.side_by_side({label: method.runs[0] for label, method in methods.items()}, width)
+    alone = tuple(f"{name}_" for name in together)
+    return {name: picture for name, picture in pictures.items() if not name.startswith(alone)} | together
 
 
 def unseen(methods: Mapping[str, Method]) -> list[Path]:
@@ -354,10 +320,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = read_alone(Options, arguments)
         quiet_machine()
-        launcher = checked(options.runs)
-        methods = gather(options, launcher)
+        stored = checked(options.runs)
+        methods = gather(options, type(stored))
         score = load_evaluation(options.runs[0] / EVALUATION_FILE).score
-        pictures, rows = draw(methods, options, launcher, score), numbers(methods, score)
+        pictures, rows = draw(methods, options, stored, score), numbers(methods, score)
         options.out.mkdir(parents=True, exist_ok=True)
         for name, figure in pictures.items():
             for suffix in FORMATS:

@@ -11,12 +11,11 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from metarl_l2f.launchers.image_data import ImageData
-from metarl_l2f.launchers.prototypes import load_network
-from metarl_l2f.launchers.run import USER_ERRORS, fail, started
-from metarl_l2f.launchers.supervised import RunOptions, best_states, launch
 from metarl_l2f.reports.evaluation import Evaluation
 from metarl_l2f.reports.fits import few_shot_episode
+from metarl_l2f.runs.images import ImageData, load_prototypes
+from metarl_l2f.runs.launch import launch
+from metarl_l2f.runs.supervised import NetworkOptions, best_states
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
 from metarl_l2f.supervised.episodes import Shape
 from metarl_l2f.supervised.experiment import MetaSupervised
@@ -27,7 +26,7 @@ Protocol = Literal["best", "official"]
 
 
 @dataclass(frozen=True)
-class ImageClassification(RunOptions):
+class ImageClassification(NetworkOptions):
     """Meta-train a classifier that learns N new classes from K images of each.
 
     Without flags this is L2F, with γ read off normalised gradients from 0.9, on Glyphs, letters of many scripts that
@@ -73,7 +72,7 @@ class ImageClassification(RunOptions):
     """Of the evaluation: the `best` model by validation, or the `official` code's: logits of the three best averaged.
     Both print honest 95 % intervals over tasks, the second the official code's ± too."""
 
-    problem_name = "image_classification"
+    problem_class = ImageProblem
     convolves = True
 
     @property
@@ -82,7 +81,7 @@ class ImageClassification(RunOptions):
         return 3 if self.protocol == "official" else 1
 
     def problem(self) -> ImageProblem:
-        prototypical = None if self.prototypes is None else load_network(self.prototypes)
+        prototypical = None if self.prototypes is None else load_prototypes(self.prototypes)
         steps = self.settings.inner.inner_steps
         return ImageProblem(self.images.load(), self.shape, self.classifier, steps, prototypical, self.distort)
 
@@ -92,7 +91,7 @@ class ImageClassification(RunOptions):
     def attenuated(self, name: str) -> bool:
         return in_inner_loop(name)
 
-    def evaluate(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
+    def evaluated(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
         """Accuracy on held-out classes."""
         steps = self.evaluation_steps or self.settings.inner.inner_steps
         states = best_states(folder) if self.protocol == "official" else []
@@ -133,11 +132,7 @@ class ImageClassification(RunOptions):
 @as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
-    try:
-        with started(ImageClassification(), arguments) as (options, group):
-            return launch("image_classification", options, group)
-    except USER_ERRORS as error:
-        return fail(error)
+    return launch(ImageClassification(), arguments)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,13 @@ from typing import Any
 
 import tyro
 
-from metarl_l2f.launchers.run import (
-    USER_ERRORS,
-    RunOptions,
-    checkpoint_of,
-    draw,
-    fail,
-    placed,
-    started,
-    train_and_report,
-)
 from metarl_l2f.parallel.ranks import Group
-from metarl_l2f.reports.curves import learning_curve
 from metarl_l2f.reports.evaluation import Evaluation
+from metarl_l2f.runs.launch import launch
+from metarl_l2f.runs.options import Judged, RunOptions
 from metarl_l2f.supervised.leo.embeddings import load_embeddings
 from metarl_l2f.supervised.leo.experiment import PUBLISHED, LEOExperiment, LEOSettings
-from metarl_l2f.training.checkpoint import load as load_checkpoint
 from metarl_l2f.training.config import command
-
-NAME = "leo"
 
 
 @dataclass(frozen=True)
@@ -58,10 +46,15 @@ class LEORun(RunOptions):
     evaluation_steps: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     """No option: LEO's inner steps are part of its model."""
 
+    retired = ("threads",)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.embeddings is not None:  # A run must find them again, from whichever folder it is resumed or evaluated.
             object.__setattr__(self, "embeddings", self.embeddings.expanduser().absolute())
+
+    def title(self) -> str:
+        return f"LEO ({self.method}) on {self.embeddings}"
 
     def experiment(self, group: Group | None = None) -> LEOExperiment:
         """A new experiment of these options, shared by a group of processes, or of this one alone."""
@@ -83,7 +76,13 @@ class LEORun(RunOptions):
         changes: dict[str, Any] = dict(PUBLISHED[case])
         return dataclasses.replace(self.settings, **changes)
 
-    def evaluate(self, experiment: LEOExperiment, seed: int) -> Evaluation:
+    def judged(self) -> Judged:
+        settings = self.resolved()
+        return Judged("accuracy", settings.inner_steps + settings.finetuning_steps)
+
+    def evaluate(
+        self, experiment: LEOExperiment, folder: Path, seed: int, episodes: int | None = None
+    ) -> tuple[Evaluation, None]:
         """Accuracy on held-out classes: of the decoded classifier, after each latent and each fine-tuning step."""
         settings = self.resolved()
         protocol = {
@@ -100,48 +99,14 @@ class LEORun(RunOptions):
             "latent_steps": settings.inner_steps,
             "finetuning_steps": settings.finetuning_steps,
         }
-        return Evaluation(experiment.evaluate("test", self.evaluation_tasks, seed), protocol, model, score="accuracy")
+        scores = experiment.evaluate("test", self.evaluation_tasks, seed)
+        return Evaluation(scores, protocol, model, score="accuracy"), None
 
 
 @as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
-    try:
-        with started(LEORun(), arguments) as (options, group):
-            settings = options.resolved()
-            return launch(*placed(options, group, NAME, settings.method, settings.seed), group)
-    except USER_ERRORS as error:
-        return fail(error)
-
-
-def launch(options: LEORun, folder: Path, group: Group) -> int:
-    """Train, or continue, one run; then evaluate it on held-out tasks."""
-    settings = options.resolved()
-    experiment = options.experiment(group)
-    steps = settings.inner_steps + settings.finetuning_steps
-    print(f"LEO ({settings.method}) on {options.embeddings}, seed {settings.seed}; writing to {folder}")
-
-    def report() -> None:
-        draw(folder, lambda: {"learning_curve": learning_curve([folder], score="validation/accuracy")})
-        if not options.evaluation_tasks:
-            return
-        experiment.load_state_dict(load_checkpoint(checkpoint_of(folder, "best"))["experiment"])
-        evaluation = options.evaluate(experiment, settings.seed)
-        evaluation.save(folder / "evaluation.json")
-        print(evaluation.table())
-
-    return train_and_report(
-        NAME,
-        options,
-        experiment,
-        folder,
-        {},
-        report,
-        group,
-        validation_key=f"validation/accuracy/step_{steps}",
-        progress_key=f"accuracy/step_{steps}",
-        log_every=options.log_every,
-    )
+    return launch(LEORun(), arguments)
 
 
 if __name__ == "__main__":

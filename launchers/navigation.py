@@ -4,19 +4,15 @@ from metarl_l2f.program import as_program
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from matplotlib.figure import Figure
-
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
-from metarl_l2f.launchers.run import fail, started
-from metarl_l2f.reports.paths import navigation_paths
-from metarl_l2f.rl.meta_trpo import Rollouts
 from metarl_l2f.rl.settings import MetaRLSettings
+from metarl_l2f.runs.launch import launch
+from metarl_l2f.runs.reinforcement import PolicyOptions
 
 
 @dataclass(frozen=True)
-class Navigation(RunOptions):
+class Navigation(PolicyOptions):
     """Meta-train a policy on 2D navigation: walk to a goal you cannot see, after adapting to your own rollouts.
 
     Without flags this is L2F with a second σ after adaptation, tuned on pilot seeds: 20 tasks of 20 episodes, 100
@@ -35,8 +31,6 @@ class Navigation(RunOptions):
     goal_range: float = 0.5
     """Goals are uniform in the square [−goal_range, goal_range]²."""
 
-    domain: ClassVar[str] = "navigation"
-
     def environment(self) -> tuple[str, dict[str, Any]]:
         return "metarl_l2f/Navigation2D-v0", {
             "varying_start": self.varying_start,
@@ -45,19 +39,11 @@ class Navigation(RunOptions):
             "horizon": self.settings.horizon,
         }
 
-    def pictures(self, rollouts: Rollouts, tasks: Any, width: float | None = None) -> dict[str, Figure]:
-        """Paths before and after each inner step."""
-        return {"navigation_paths": navigation_paths(rollouts.episodes, tasks, width=width)}
-
 
 @as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
-    try:
-        with started(Navigation(), arguments) as (options, group):
-            return launch("navigation", options, group)
-    except USER_ERRORS as error:
-        return fail(error)
+    return launch(Navigation(), arguments)
 
 
 if __name__ == "__main__":

@@ -9,28 +9,12 @@ from pathlib import Path
 
 import tyro
 
-from metarl_l2f.launchers.image_data import ImageData
-from metarl_l2f.launchers.run import (
-    USER_ERRORS,
-    RunOptions,
-    checkpoint_of,
-    draw,
-    fail,
-    placed,
-    read_config,
-    read_state,
-    started,
-    train_and_report,
-)
 from metarl_l2f.parallel.ranks import Group
-from metarl_l2f.reports.curves import learning_curve
 from metarl_l2f.reports.evaluation import Evaluation
+from metarl_l2f.runs.images import ImageData
+from metarl_l2f.runs.launch import launch
+from metarl_l2f.runs.options import Judged, RunOptions
 from metarl_l2f.supervised.prototypes import PrototypeSettings, PrototypicalNetwork
-from metarl_l2f.training.checkpoint import load as load_checkpoint
-from metarl_l2f.training.config import from_json
-
-NAME = "prototypes"
-SCORE = "accuracy/step_0"
 
 
 @dataclass(frozen=True)
@@ -58,11 +42,33 @@ class Prototypes(RunOptions):
     evaluation_steps: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     """No option: prototypes are not adapted."""
 
-    def experiment(self) -> PrototypicalNetwork:
-        """A new network of these options."""
+    retired = ("threads",)
+
+    @property
+    def method(self) -> str:
+        return "prototypical"
+
+    def title(self) -> str:
+        return f"prototypical network on {self.images.name}"
+
+    def experiment(self, group: Group | None = None) -> PrototypicalNetwork:
+        if group is not None and group.size > 1:
+            raise ValueError(
+                f"{self.launcher}.py learns from one episode at a time, which {group.size} ranks cannot share; start "
+                "it without torchrun"
+            )
         return PrototypicalNetwork(self.images.load(), self.settings)
 
-    def evaluate(self, experiment: PrototypicalNetwork, seed: int) -> Evaluation:
+    def judged(self) -> Judged:
+        return Judged("accuracy", 0)
+
+    def check_report(self, experiment: PrototypicalNetwork, group: Group) -> None:
+        if self.evaluation_tasks:
+            experiment.check("test")
+
+    def evaluate(
+        self, experiment: PrototypicalNetwork, folder: Path, seed: int, episodes: int | None = None
+    ) -> tuple[Evaluation, None]:
         """Accuracy of the nearest prototype on held-out classes."""
         protocol = {
             "problem": f"images: {self.images.name}",
@@ -70,68 +76,15 @@ class Prototypes(RunOptions):
             "held_out_tasks": self.evaluation_tasks,
             "seed": seed,
         }
-        model = {"method": "prototypical network", "training_seed": self.settings.seed}
-        return Evaluation(experiment.evaluate("test", self.evaluation_tasks, seed), protocol, model, score="accuracy")
-
-
-def load_network(folder: Path) -> PrototypicalNetwork:
-    """A trained network from its run's folder: the best by validation.
-
-    Raises:
-        ValueError: the folder holds no such run, or a damaged one.
-    """
-    config = read_config(folder)
-    if config["launcher"] != NAME:
-        raise ValueError(f"{folder} holds a run of {config['launcher']}.py; give one of prototypes.py")
-    options = from_json(Prototypes, config["options"])
-    network = options.experiment()
-    network.load_state_dict(read_state(checkpoint_of(folder, "best"), "launcher", NAME))
-    return network
+        model = {"method": "prototypical network", "training_seed": self.seed}
+        scores = experiment.evaluate("test", self.evaluation_tasks, seed)
+        return Evaluation(scores, protocol, model, score="accuracy"), None
 
 
 @as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
-    try:
-        with started(Prototypes(), arguments) as (options, group):
-            if group.size > 1:
-                raise ValueError(
-                    f"{NAME}.py learns from one episode at a time, which {group.size} ranks cannot share; start it "
-                    "without torchrun"
-                )
-            return launch(*placed(options, group, NAME, "prototypical", options.settings.seed), group)
-    except USER_ERRORS as error:
-        return fail(error)
-
-
-def launch(options: Prototypes, folder: Path, group: Group) -> int:
-    """Train, or continue, one run; then evaluate it on held-out episodes."""
-    experiment = options.experiment()
-    if options.evaluation_tasks:
-        experiment.check("test")
-    print(f"prototypical network on {options.images.name}, seed {options.settings.seed}; writing to {folder}")
-
-    def report() -> None:
-        draw(folder, lambda: {"learning_curve": learning_curve([folder], score="validation/accuracy")})
-        if not options.evaluation_tasks:
-            return
-        experiment.load_state_dict(load_checkpoint(checkpoint_of(folder, "best"))["experiment"])
-        evaluation = options.evaluate(experiment, options.settings.seed)
-        evaluation.save(folder / "evaluation.json")
-        print(evaluation.table())
-
-    return train_and_report(
-        NAME,
-        options,
-        experiment,
-        folder,
-        {},
-        report,
-        group,
-        validation_key=f"validation/{SCORE}",
-        progress_key=SCORE,
-        log_every=options.log_every,
-    )
+    return launch(Prototypes(), arguments)
 
 
 if __name__ == "__main__":

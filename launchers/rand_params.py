@@ -4,15 +4,15 @@ from metarl_l2f.program import as_program
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, RunOptions, launch
-from metarl_l2f.launchers.run import fail, started
 from metarl_l2f.rl.settings import MetaRLSettings
+from metarl_l2f.runs.launch import launch
+from metarl_l2f.runs.reinforcement import PolicyOptions
 
 
 @dataclass(frozen=True)
-class RandParams(RunOptions):
+class RandParams(PolicyOptions):
     """Meta-train a runner whose body differs from task to task, as only its own rollouts tell.
 
     A sixteenth of the work also learns: --tasks-per-batch 10 --episodes-per-task 10 --horizon 100
@@ -27,8 +27,6 @@ class RandParams(RunOptions):
     damping_spread: float = 1.3**3
     """Largest factor by which a joint's damping grows or shrinks."""
 
-    domain: ClassVar[str] = "rand_params"
-
     def environment(self) -> tuple[str, dict[str, Any]]:
         name = {"hopper": "HopperRandParams", "walker2d": "Walker2dRandParams"}[self.body]
         return f"metarl_l2f/{name}-v0", {
@@ -41,11 +39,7 @@ class RandParams(RunOptions):
 @as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
-    try:
-        with started(RandParams(), arguments) as (options, group):
-            return launch("rand_params", options, group)
-    except USER_ERRORS as error:
-        return fail(error)
+    return launch(RandParams(), arguments)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from metarl_l2f.launchers.run import USER_ERRORS, fail, started
-from metarl_l2f.launchers.supervised import RunOptions, launch, load_run
 from metarl_l2f.methods import label_of
+from metarl_l2f.parallel.ranks import Group
 from metarl_l2f.reports.evaluation import Evaluation
 from metarl_l2f.reports.fits import sinusoid_fit
-from metarl_l2f.supervised.episodes import Task
+from metarl_l2f.runs.launch import launch
+from metarl_l2f.runs.load import checked_kind, load_run
+from metarl_l2f.runs.supervised import NetworkOptions
 from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.supervised.sinusoid import FREQUENCIES, Disjoint, SinusoidProblem, draw_tasks, train_and_test_curves
@@ -25,7 +26,7 @@ CURVES_DRAWN, POINTS_DRAWN = 4, 200
 
 
 @dataclass(frozen=True)
-class Sinusoid(RunOptions):
+class Sinusoid(NetworkOptions):
     """Meta-train a network to fit y = A sin(ω x − b) from K points.
 
     Without flags this is L2F on 10-shot curves of varying amplitude, phase and frequency (Table 7), one inner step,
@@ -60,9 +61,9 @@ class Sinusoid(RunOptions):
     beside: Path | None = None
     """Folder of another run, such as MAML's, whose fits are drawn below this one's."""
 
-    problem_name = "sinusoid"
-    of_report = (*RunOptions.of_report, "evaluation_repeats", "beside")
-    may_change_on_resume = (*RunOptions.may_change_on_resume, *of_report)
+    problem_class = SinusoidProblem
+    of_report = (*NetworkOptions.of_report, "evaluation_repeats", "beside")
+    may_change_on_resume = (*NetworkOptions.may_change_on_resume, *of_report)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +75,7 @@ class Sinusoid(RunOptions):
         queries = self.shots if self.queries is None else self.queries
         return SinusoidProblem(train, test, self.shots, queries, self.hidden_sizes)
 
-    def evaluate(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
+    def evaluated(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
         """Meta-SGD's protocol: the mean over 100 points of each of 100 curves, 100 times over."""
         scores = experiment.evaluate(self.evaluation_tasks * self.evaluation_repeats, self.evaluation_steps, seed)
         protocol = {
@@ -93,38 +94,44 @@ class Sinusoid(RunOptions):
         }
         return Evaluation(scores.numpy(), protocol, model, score="mse")
 
+    def check_report(self, experiment: MetaSupervised, group: Group) -> None:
+        if (beside := self.beside) is not None:
+            group.from_first(lambda: _load(beside) and None)
+
     def pictures(self, experiment: MetaSupervised, width: float | None = None) -> dict[str, Figure]:
         """Fits of some test curves, before adaptation and after every step; another run's below, if one is named."""
-        drawn = {_name(experiment): experiment}
+        drawn = {label_of(self.method): experiment}
         if self.beside is not None:
-            _, other = load_run(Sinusoid, self.beside)
-            drawn[_name(other) if _name(other) not in drawn else self.beside.name] = other
-        return {"sinusoid_fit": sinusoid_fit(*self.fits(drawn), width=width)}
+            other = _load(self.beside)
+            name = label_of(other.settings.method)
+            drawn[name if name not in drawn else self.beside.name] = other
+        return {"sinusoid_fit": self._fits(drawn, width)}
 
-    def fits(self, experiments: Mapping[str, MetaSupervised]) -> tuple[Task, dict[str, Tensor]]:
-        """Some test curves, and what trained networks make of them after 0 … k steps, by the networks' names."""
-        random = generator(self.settings.seed, Stream.EVALUATION)
+    def side_by_side(self, runs: Mapping[str, Path], width: float) -> dict[str, Figure]:
+        """Fits of the same curves, run below run (Figure 4)."""
+        return {"sinusoid_fit": self._fits({name: _load(run) for name, run in runs.items()}, width)}
+
+    def _fits(self, experiments: Mapping[str, MetaSupervised], width: float | None) -> Figure:
+        """What trained networks make of some test curves after 0 … k steps, by the networks' names."""
+        random = generator(self.seed, Stream.EVALUATION)
         family = self.problem().families["test"]
         tasks = draw_tasks(family, random, CURVES_DRAWN, self.shots, POINTS_DRAWN, spread_evenly=True)
-        return tasks, {
+        fits = {
             name: one.meta_loss.evaluate(tasks, one.settings.inner.inner_steps)[2] for name, one in experiments.items()
         }
+        return sinusoid_fit(tasks, fits, width=width)
 
 
-def _name(experiment: MetaSupervised) -> str:
-    return label_of(experiment.settings.method)
+def _load(run: Path) -> Any:
+    """The trained experiment of a run of this launcher."""
+    checked_kind(run, Sinusoid)
+    return load_run(run)[1]
 
 
 @as_program
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, evaluate, draw."""
-    try:
-        with started(Sinusoid(), arguments) as (options, group):
-            if (beside := options.beside) is not None:
-                group.from_first(lambda: load_run(Sinusoid, beside)[0])  # Now, for it is drawn when training is done.
-            return launch("sinusoid", options, group)
-    except USER_ERRORS as error:
-        return fail(error)
+    return launch(Sinusoid(), arguments)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from flask import Flask, Response, jsonify, request
 from waitress import wasyncore
 from werkzeug.exceptions import HTTPException
 
-from metarl_l2f.launchers.meta_rl import USER_ERRORS
-from metarl_l2f.launchers.run import fail, own_cores, quiet_machine, read_alone
-from metarl_l2f.launchers.viewed import Busy, Refused, ViewedRun, Viewer
+from metarl_l2f.parallel.memory import quiet_machine
+from metarl_l2f.runs.command_line import USER_ERRORS, fail, read_alone
+from metarl_l2f.runs.options import own_cores
+from metarl_l2f.runs.viewing import Busy, Refused, ViewedRun, Viewer
 
 PAGE = Path(__file__).with_name("viewer.html")
 LARGEST_QUESTION = 4096  # Bytes; a real one has a hundred.

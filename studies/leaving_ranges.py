@@ -11,9 +11,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from metarl_l2f.launchers.sinusoid import Sinusoid
-from metarl_l2f.launchers.supervised import load_run
 from metarl_l2f.reports.evaluation import mean_interval
+from metarl_l2f.runs.load import load_run
 from metarl_l2f.supervised.sinusoid import FREQUENCIES, Curves, draw_tasks, train_and_test_curves
 
 
@@ -44,10 +43,10 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(["run", "seed", "method", "leaves", "mse", "interval_95_over_curves"])
         for folder in options.runs:
-            trained, experiment = load_run(Sinusoid, folder)
-            settings = experiment.settings
+            _, experiment = load_run(folder)
+            settings, shots = experiment.settings, experiment.problem.shots
             for leaves, family in families.items():
-                tasks = draw_tasks(family, np.random.default_rng(0), options.curves, trained.shots, queries=100)
+                tasks = draw_tasks(family, np.random.default_rng(0), options.curves, shots, queries=100)
                 scores, _, _ = experiment.meta_loss.evaluate(tasks, settings.inner.inner_steps)
                 mse = mean_interval(scores[:, -1].numpy())
                 row = [folder.name, settings.seed, settings.method, leaves, f"{mse.mean:.4f}", f"{mse.half_width:.4f}"]

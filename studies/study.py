@@ -14,15 +14,16 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 
-from metarl_l2f.launchers.kinds import REINFORCEMENT
-from metarl_l2f.launchers.meta_rl import evaluate, load_run
-from metarl_l2f.launchers.run import fail, quiet_machine, read_config
 from metarl_l2f.methods import label_of
+from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.reports.curves import learning_curve
+from metarl_l2f.reports.domains import domain_pictures
 from metarl_l2f.reports.evaluation import SCORES_FILE, Evaluation, mean_interval, read_scores, task_groups, write_scores
 from metarl_l2f.reports.style import save
+from metarl_l2f.runs.command_line import USER_ERRORS, fail
+from metarl_l2f.runs.load import read_config
+from metarl_l2f.runs.reinforcement import evaluate, load_policy
 from metarl_l2f.training import checkpoint, metrics
-from metarl_l2f.training.config import from_json
 from metarl_l2f.training.run_folder import BEST_FILE
 
 KEYS = ("method", "episodes", "seed")
@@ -90,7 +91,7 @@ class Scores:
 
     def save(self, path: Path) -> None:
         """Write one line per method, protocol, seed and task."""
-        kept = {
+        kept: dict[tuple[str, ...], Evaluation] = {
             (method, str(episodes), str(seed)): Evaluation(values, {}, tasks=self.tasks[seed])
             for (method, episodes), seeds in self.of.items()
             for seed, values in seeds.items()
@@ -126,7 +127,7 @@ def evaluated(options: Options) -> Scores:
         kinds.add(str((config.get("launcher"), config.get("environment"))))
         if len(kinds) > 1:
             raise ValueError(f"runs must be of one launcher and environment, got {' and '.join(sorted(kinds))}")
-        experiment = load_run(run)
+        _, experiment = load_policy(run)
         try:
             settings = experiment.settings
             protocol = Protocol(settings.method, episodes)
@@ -246,12 +247,10 @@ def provenance_of(run: Path) -> dict[str, object]:
 
 def draw(run: Path, method: str, steps: int, out: Path) -> None:
     """The launcher's own pictures of one run, named after its method."""
-    config = read_config(run)
-    pictured = from_json(REINFORCEMENT[config["launcher"]], config["options"])
-    experiment = load_run(run)
+    stored, experiment = load_policy(run)
     _, rollouts, tasks = evaluate(experiment, 40, 20, steps, experiment.settings.seed)
     experiment.close()
-    for name, figure in pictured.pictures(rollouts, tasks).items():
+    for name, figure in domain_pictures(stored.domain, rollouts.episodes, tasks).items():
         save(figure, out / f"{name}_{method.replace('-', '_')}.png")
 
 
@@ -283,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out is not None and options.runs:
             scores.save(options.out / SCORES_FILE)
             describe(options, options.out)
-    except (ValueError, OSError) as error:
+    except USER_ERRORS as error:
         return fail(error)
     return 0
 

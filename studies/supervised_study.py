@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from metarl_l2f.launchers.run import USER_ERRORS, fail, read_config
 from metarl_l2f.reports.evaluation import (
     SCORES_FILE,
     Evaluation,
@@ -25,6 +24,8 @@ from metarl_l2f.reports.evaluation import (
     read_scores,
     write_scores,
 )
+from metarl_l2f.runs.command_line import USER_ERRORS, fail
+from metarl_l2f.runs.load import read_config
 from metarl_l2f.training import metrics
 
 PAPER = {
@@ -140,11 +141,14 @@ def over_seeds(rows: list[Row]) -> Row:
     for name in ("score", "minus_maml"):
         values = np.array([row[name] for row in rows if row[name] != ""], float)
         widths = np.array([row[f"{name}_95"] for row in rows if row[name] != ""], float)
-        interval = mean_interval(values) if len(values) else None
-        row[name] = "" if interval is None else round(interval.mean, 4)
-        row[f"{name}_95_over_seeds"] = "" if len(values) < 2 else round(interval.half_width, 4)
-        # Of the mean of independent samples of one size: as widths are proportional to standard errors, they add up so.
-        row[f"{name}_95_over_tasks"] = "" if interval is None else round(math.hypot(*widths) / len(widths), 4)
+        row |= {name: "", f"{name}_95_over_seeds": "", f"{name}_95_over_tasks": ""}
+        if len(values):
+            interval = mean_interval(values)
+            row[name] = round(interval.mean, 4)
+            if len(values) > 1:
+                row[f"{name}_95_over_seeds"] = round(interval.half_width, 4)
+            # Widths of means of independent samples of one size are proportional to standard errors, and add up so.
+            row[f"{name}_95_over_tasks"] = round(math.hypot(*widths) / len(widths), 4)
     paper = PAPER.get((row["shots"], row["inner_steps"]), {}) if row["problem"] == "sinusoid" else {}
     row["paper"] = "" if row["disjoint"] != "none" else paper.get(row["method"], "")
     return row
@@ -209,7 +213,7 @@ def show_and_write(options: Options) -> None:
         return
     found = [read(folder) for folder in options.runs]
     lines = pair(found)
-    scores = {(row["run"],): evaluation for row, evaluation in found}
+    scores: dict[tuple[str, ...], Evaluation] = {(row["run"],): evaluation for row, evaluation in found}
     if options.out is not None:
         names = {row["run"] for row in lines}
         lines += [row for row in collected_before(options.out / "runs.csv") if row["run"] not in names]

@@ -135,6 +135,8 @@ def training_knows_no_algorithm(sources: list[Source]) -> Iterator[str]:
 def only_launchers_parse_and_print(sources: list[Source]) -> Iterator[str]:
     for source in sources:
         if source.path.startswith(("metarl_l2f/", "envs/")):
+            if source.path.startswith("metarl_l2f/runs/"):
+                continue  # What launchers share.
             for found in imports(source):
                 if found.is_of(COMMAND_LINES):
                     yield f"{found.where}: imports {found.name}; only launchers/ read the command line"

@@ -7,7 +7,7 @@ import torch
 
 from metarl_l2f import Attenuation, MetaRL, MetaRLSettings, PolicyNetwork, SupervisedSettings
 from metarl_l2f.launchers import ant, cheetah_dir, cheetah_vel, image_classification, navigation, rand_params, sinusoid
-from metarl_l2f.launchers.run import parse
+from metarl_l2f.runs.command_line import parse
 
 REINFORCEMENT = {
     "navigation": navigation.Navigation,

@@ -15,8 +15,9 @@ from PIL import Image, ImageColor, ImageSequence
 
 from metarl_l2f.envs import navigation as plane
 from metarl_l2f.launchers import cheetah_dir, navigation, play
-from metarl_l2f.launchers.meta_rl import load_run
 from metarl_l2f.reports import video
+from metarl_l2f.runs import film
+from metarl_l2f.runs.reinforcement import load_policy
 
 ROOT = Path(__file__).parents[1]
 HORIZON, SIZE = 6, 200
@@ -88,11 +89,11 @@ def test_a_gif_shows_the_same_and_repeats_for_ever(run, tmp_path):
 
 
 def test_all_policies_begin_alike_and_then_differ(run):
-    experiment = load_run(run)
-    task = play.chosen_task(experiment, (0.3, -0.2), 1)
+    _, experiment = load_policy(run)
+    task = film.chosen_task(experiment, (0.3, -0.2), 1)
     adapted = experiment.adapt(task=task, steps=1, episodes=2)
-    env = play.filmable(experiment.env, experiment.env_kwargs, SIZE)
-    before, after = play.film(env, adapted, task, HORIZON, seed=5, size=SIZE)
+    env = film.filmable(experiment.env, experiment.env_kwargs, SIZE)
+    before, after = film.film(env, adapted, task, HORIZON, seed=5, size=SIZE)
     experiment.close()
     env.close()
     assert (before.title, after.title) == ("before adaptation", "after 1 step")
@@ -153,7 +154,7 @@ def test_an_environment_that_cannot_draw_itself_is_refused_by_name():
     with pytest.raises(ValueError, match=r"Invisible-v0 cannot be filmed: .*'rgb_array', but \['ansi'\]; give it one"):
         gymnasium.register("Invisible-v0", entry_point=Invisible)
         try:
-            play.filmable("Invisible-v0", {}, SIZE)
+            film.filmable("Invisible-v0", {}, SIZE)
         finally:
             del gymnasium.registry["Invisible-v0"]
 
@@ -169,14 +170,14 @@ class Drawn:
 
 
 def test_numbers_become_a_task_of_the_environments_own_kind():
-    task = play.chosen_task(Drawn(np.zeros((2, 2), np.float32)), (1, 2, 3, 4), 0)
+    task = film.chosen_task(Drawn(np.zeros((2, 2), np.float32)), (1, 2, 3, 4), 0)
     assert (task.dtype, task.tolist()) == (np.float32, [[1, 2], [3, 4]])
-    assert play.chosen_task(Drawn(3), (5.0,), 0) == 5
+    assert film.chosen_task(Drawn(3), (5.0,), 0) == 5
     with pytest.raises(ValueError, match=r"task must be whole for Drawn-v0, got 0\.5"):
-        play.chosen_task(Drawn(3), (0.5,), 0)
+        film.chosen_task(Drawn(3), (0.5,), 0)
     with pytest.raises(ValueError, match="task cannot be given in numbers, for those of Drawn-v0 are like 'left'"):
-        play.chosen_task(Drawn("left"), (1.0,), 0)
-    assert play.chosen_task(Drawn("left"), None, 0) == "left"
+        film.chosen_task(Drawn("left"), (1.0,), 0)
+    assert film.chosen_task(Drawn("left"), None, 0) == "left"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_a_task_is_told_with_its_meaning(meaning, task, words):
     env = gymnasium.Env()
     if meaning is not None:
         env.domain = type("Domain", (), {"task_meaning": meaning})()
-    assert play.in_words(task, env) == words
+    assert film.in_words(task, env) == words
 
 
 # --- Without a screen ---
@@ -236,19 +237,19 @@ def test_a_cheetah_is_filmed_without_a_screen(cheetah_run, tmp_path):
 
 
 def test_a_machine_that_cannot_draw_is_told_what_to_install(monkeypatch):
-    monkeypatch.setattr(play, "OPEN_GRAPHICS", "import sys; raise ImportError('no ' + sys.argv[1])")
+    monkeypatch.setattr(film, "OPEN_GRAPHICS", "import sys; raise ImportError('no ' + sys.argv[1])")
     monkeypatch.setattr(os, "environ", without_screen())
     with pytest.raises(ValueError, match=r"GL=egl: ImportError: no egl; .*osmesa: .*no osmesa\)\. .* needs libEGL"):
-        play.working_graphics()
+        film.working_graphics()
     monkeypatch.setitem(os.environ, "MUJOCO_GL", "glx")
     with pytest.raises(ValueError, match=r"\(MUJOCO_GL=glx: ImportError: no glx\)"):
-        play.working_graphics()
+        film.working_graphics()
 
 
 def test_the_first_graphics_that_work_are_taken(monkeypatch):
-    monkeypatch.setattr(play, "OPEN_GRAPHICS", "import sys; sys.exit(sys.argv[1] != 'osmesa')")
+    monkeypatch.setattr(film, "OPEN_GRAPHICS", "import sys; sys.exit(sys.argv[1] != 'osmesa')")
     monkeypatch.setattr(os, "environ", without_screen())
-    assert play.working_graphics() == "osmesa"
+    assert film.working_graphics() == "osmesa"
 
 
 # --- Panels and files ---

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from metarl_l2f.launchers import embeddings, evaluate, figures, image_classification, leo, play, prototypes, sinusoid
-from metarl_l2f.launchers.image_data import ImageData
-from metarl_l2f.launchers.run import parse
 from metarl_l2f.reports.fits import sinusoid_fit
+from metarl_l2f.runs.command_line import parse
+from metarl_l2f.runs.images import ImageData
 from metarl_l2f.supervised.leo.embeddings import load_embeddings
 from metarl_l2f.training import metrics
 

@@ -19,7 +19,8 @@ import pytest
 from metarl_l2f.core import layer_of
 from metarl_l2f.envs.goals import SpeedGoals
 from metarl_l2f.envs.navigation import MAX_STEP
-from metarl_l2f.launchers import cheetah_dir, meta_rl, navigation, play, rand_params, sinusoid, viewed, viewer
+from metarl_l2f.launchers import cheetah_dir, navigation, rand_params, sinusoid, viewer
+from metarl_l2f.runs import film, reinforcement, viewing
 
 HORIZON = 6
 TINY = [
@@ -46,7 +47,7 @@ def runs(tmp_path_factory):
 
 
 def viewer_of(*folders):
-    made = viewed.Viewer([viewed.ViewedRun(folder) for folder in folders])
+    made = viewing.Viewer([viewing.ViewedRun(folder) for folder in folders])
     made.measure()
     return made
 
@@ -83,8 +84,8 @@ def test_returns_of_the_held_out_task_are_exactly_those_of_evaluation(runs, clie
     answer = adapted(client, task=None, steps=2, episodes=4, seed=3)
     assert (answer["steps"], answer["episodes"], answer["seed"]) == (2, 4, 3)
     for name, found in zip(("l2f", "maml"), answer["runs"], strict=True):
-        experiment = meta_rl.load_run(runs / name)
-        evaluation, _, tasks = meta_rl.evaluate(experiment, tasks=1, episodes=4, steps=2, seed=3)
+        _, experiment = reinforcement.load_policy(runs / name)
+        evaluation, _, tasks = reinforcement.evaluate(experiment, tasks=1, episodes=4, steps=2, seed=3)
         experiment.close()
         assert answer["task"] == tasks[0].tolist()
         assert found["returns"] == evaluation.scores[0].tolist()
@@ -131,11 +132,11 @@ def test_paths_begin_at_the_start_and_end_when_episodes_do(client):
     (l2f, _) = adapted(client, task=[0.4, 0.4], steps=2, episodes=12)["runs"]
     assert len(l2f["paths"]) == 3  # Before adaptation, after one step, after two.
     for episodes in l2f["paths"]:
-        assert len(episodes) == viewed.PATHS_SHOWN < 12
+        assert len(episodes) == viewing.PATHS_SHOWN < 12
         for path in map(np.array, episodes):
             assert path.shape == (HORIZON + 1, 2)
             assert path[0].tolist() == [0, 0]
-            assert np.abs(np.diff(path, axis=0)).max() <= MAX_STEP + 2 * 10.0**-viewed.DECIMALS
+            assert np.abs(np.diff(path, axis=0)).max() <= MAX_STEP + 2 * 10.0**-viewing.DECIMALS
 
 
 def test_questions_that_come_together_are_answered_one_after_the_other(client):
@@ -174,7 +175,7 @@ def test_speeds_may_lie_half_the_trained_range_outside_it():
     envs = type("Envs", (), {"domain": domain, "unwrapped": property(lambda self: self)})()
     experiment = type("Experiment", (), {})()
     experiment.env, experiment.meta = "Speed-v0", type("Meta", (), {"sampler": type("Sampler", (), {"envs": envs})})
-    tasks = viewed.tasks_of(experiment)
+    tasks = viewing.tasks_of(experiment)
     assert (tasks.kind, tasks.trained, tasks.accepted) == ("speed", (1.0, 3.0), (0.0, 4.0))
     assert tasks.checked([0]) == (0.0,)
 
@@ -185,7 +186,7 @@ def test_speeds_may_lie_half_the_trained_range_outside_it():
 @pytest.fixture(scope="module")
 def graphics():
     try:
-        play.working_graphics()
+        film.working_graphics()
     except ValueError as error:
         pytest.skip(str(error))
 
@@ -201,8 +202,8 @@ def test_a_film_shows_an_episode_of_every_policy(cheetah, graphics):
 def test_the_first_picture_of_a_body_looks_like_those_that_follow(cheetah, graphics):
     experiment = cheetah.runs[0].experiment
     adapted = experiment.adapt(task=1.0, steps=1, episodes=2)
-    env = play.filmable(experiment.env, experiment.env_kwargs, 60)
-    before, after = play.film(env, adapted, 1.0, HORIZON, seed=1, size=60)
+    env = film.filmable(experiment.env, experiment.env_kwargs, 60)
+    before, after = film.film(env, adapted, 1.0, HORIZON, seed=1, size=60)
     env.close()
     assert before.frames[0].tobytes() == after.frames[0].tobytes()
 
@@ -226,7 +227,7 @@ def test_where_nothing_can_draw_the_page_is_told_so(runs, monkeypatch):
     def cannot():
         raise ValueError("MuJoCo cannot draw on this machine")
 
-    monkeypatch.setattr(play, "working_graphics", cannot)
+    monkeypatch.setattr(film, "working_graphics", cannot)
     blind = viewer_of(runs / "cheetah")
     response = viewer.application(blind).test_client().post("/api/film/0.gif", json={"task": [1]})
     blind.close()
@@ -343,7 +344,7 @@ def test_a_failure_is_told_and_the_next_question_answered(client, pair, monkeypa
 
 
 def test_who_waits_too_long_is_told_to_try_again(client, pair, monkeypatch):
-    monkeypatch.setattr(viewed, "PATIENCE", 0.01)
+    monkeypatch.setattr(viewing, "PATIENCE", 0.01)
     free = threading.Event()
     pair._thread.submit(free.wait)
     response = client.post("/api/adapt", json={})
@@ -530,10 +531,10 @@ def test_a_click_on_the_plane_shows_what_evaluation_gives(runs):
     assert beyond.startswith(f"Chosen task: goal (0.60, {goal[1]:.2f}), outside the range of training")
     assert "that this task keeps" in headings[0] and "to the sum of 3 training tasks" in headings[1]
     for name, shown in zip(("l2f", "maml"), numbers, strict=True):
-        experiment = meta_rl.load_run(runs / name)
+        _, experiment = reinforcement.load_policy(runs / name)
         rollouts = experiment.evaluate([np.array(goal, np.float32)], 20, 3, seed=1)
         experiment.close()
-        returns = meta_rl.mean_returns(rollouts)[0]
+        returns = reinforcement.mean_returns(rollouts)[0]
         assert [float(exact) for exact, _ in shown] == returns.tolist()
         assert [text for _, text in shown] == [f"{value:.2f}".replace("-", "−") for value in returns]
         if name == "l2f":

@@ -97,7 +97,11 @@ class ImageProblem:
     """
 
     score_name = "accuracy"
+    score_digits = 4
     higher_is_better = True
+    captions: Mapping[str, str] = {
+        "episode": "One held-out episode: the images that were learned from, and how new ones were classified."
+    }
     slow_to_draw = True
 
     def __init__(

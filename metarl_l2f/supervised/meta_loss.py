@@ -32,6 +32,8 @@ class Problem(Protocol):
 
     score_name: str
     """What `score` measures, such as accuracy."""
+    score_digits: int
+    """Decimals of the score that are worth printing."""
     higher_is_better: bool
     """Whether a higher score is a better one."""
     slow_to_draw: bool

@@ -145,6 +145,9 @@ class PrototypicalNetwork:
         load_into(self.network, state.get("network", {}), "network")
         self.optimiser.load_state_dict(state["optimiser"])
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     @property
     def _params(self) -> Params:
         return dict(self.network.named_parameters())

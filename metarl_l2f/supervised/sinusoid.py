@@ -5,6 +5,7 @@ frequency ω too.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -118,7 +119,11 @@ class SinusoidProblem:
     """
 
     score_name = "mse"
+    score_digits = 4
     higher_is_better = False
+    captions: Mapping[str, str] = {
+        "sinusoid_fit": "Held-out curves: given points, and the fits before adaptation and after each inner step."
+    }
     slow_to_draw = False
     embedding_size: int | None = None
 

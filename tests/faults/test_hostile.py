@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from metarl_l2f.launchers import evaluate, figures, navigation, play, viewer
-from metarl_l2f.launchers.run import read_config, read_state
 from metarl_l2f.reports.evaluation import load_evaluation
+from metarl_l2f.runs.load import read_config, read_state
 from metarl_l2f.supervised.data.images import load_images
 from metarl_l2f.supervised.data.pickles import load_arrays
 from metarl_l2f.supervised.leo.embeddings import load_embeddings
@@ -107,7 +107,7 @@ def readers(folder, content):
     return {
         "a checkpoint": lambda: checkpoint.load(put("checkpoint.pt") / "checkpoint.pt"),
         "the newest checkpoint": lambda: RunFolder(put("checkpoint.pt", "previous.pt")).newest(),
-        "a run's checkpoint": lambda: read_state(put("best.pt") / "best.pt", "environment", {}),
+        "a run's checkpoint": lambda: read_state(put("best.pt") / "best.pt", {"environment": {}}),
         "a pickle": lambda: load_arrays(put("arrays.pkl") / "arrays.pkl"),
         "embeddings": lambda: load_embeddings(put(*(f"{split}_embeddings.pkl" for split in splits))),
         "CIFAR-FS": images(*(f"CIFAR_FS_{split}.pickle" for split in splits)),

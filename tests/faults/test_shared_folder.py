@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from metarl_l2f.launchers import evaluate, navigation
-from metarl_l2f.launchers.meta_rl import load_run
+from metarl_l2f.runs.load import load_run
 from metarl_l2f.training import metrics
 
 from .runs import continuing, ended, launched, left_by, starting
@@ -40,7 +40,7 @@ def test_a_second_run_is_refused_and_readers_are_not(training, tmp_path, capsys)
         flags = ["--tasks", "2", "--steps", "1", "--checkpoint", which, "--out", str(out)]
         assert evaluate.main([str(training), *flags]) == 0
     assert len(metrics.read(training)) >= 2
-    load_run(training).close()
+    load_run(training)[1].close()
     assert EventAccumulator(str(training)).Reload().Scalars("return/step_1")
 
 

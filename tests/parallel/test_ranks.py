@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl_l2f.launchers import navigation, run
+from metarl_l2f.launchers import navigation
 from metarl_l2f.parallel.ranks import RankError, StoppedError, join
+from metarl_l2f.runs.command_line import fail
 
 from .groups import Fake, by_ranks, free_port, one_of
 
@@ -64,7 +65,7 @@ def test_ranks_wait_for_rank_0_however_long_it_works_and_stop_with_it():
 
 
 def test_that_rank_0_stopped_is_printed_by_rank_0_alone(capsys):
-    assert run.fail(StoppedError("rank 1 stopped, for rank 0 did, which says why")) == 2
+    assert fail(StoppedError("rank 1 stopped, for rank 0 did, which says why")) == 2
     assert capsys.readouterr().err == ""
 
 

@@ -1,6 +1,7 @@
 """Training and launchers on several ranks: who reads and writes, when all stop, and which programs refuse."""
 
 import dataclasses
+import json
 import logging
 import os
 import signal
@@ -11,9 +12,14 @@ from functools import partial
 import pytest
 import torch
 
-from metarl_l2f.launchers import embeddings, evaluate, figures, play, run, viewer
+from metarl_l2f.launchers import embeddings, evaluate, figures, play, viewer
 from metarl_l2f.launchers.navigation import Navigation
 from metarl_l2f.parallel.ranks import Group
+from metarl_l2f.runs import launch
+from metarl_l2f.runs.command_line import parse
+from metarl_l2f.runs.launch import placed
+from metarl_l2f.runs.options import own_cores
+from metarl_l2f.training.config import to_json
 from metarl_l2f.training.loop import train
 from metarl_l2f.training.metrics import Shown
 
@@ -110,19 +116,19 @@ class Started(Group):
 
 def test_a_group_that_is_started_again_continues_its_own_run_and_no_other(tmp_path):
     options = dataclasses.replace(Navigation(), log_dir=tmp_path, iterations=7)
-    config = run.to_json(dataclasses.replace(options, iterations=5))
-    (tmp_path / "config.json").write_text(run.json.dumps({"launcher": "navigation", "options": config}))
-    again, folder = run.placed(options, Started(), "navigation", "l2f", 1)
+    config = to_json(dataclasses.replace(options, iterations=5))
+    (tmp_path / "config.json").write_text(json.dumps({"launcher": "navigation", "options": config}))
+    again, folder = placed(options, Started())
     assert folder == tmp_path and again.resume == tmp_path  # iterations may differ
-    by_hand, _ = run.placed(options, Group(), "navigation", "l2f", 1)
-    other, _ = run.placed(dataclasses.replace(options, squared=True), Started(), "navigation", "l2f", 1)
+    by_hand, _ = placed(options, Group())
+    other, _ = placed(dataclasses.replace(options, squared=True), Started())
     assert by_hand.resume is None and other.resume is None
 
 
 def test_only_rank_0_reads_the_folder_of_a_resumed_run(tmp_path):
     run_options = dataclasses.replace(Navigation(), squared=True, rank_timeout=5.0)
     folder = tmp_path / "on rank 0's host alone"
-    options = run.parse(Navigation(), ["--resume", str(folder)], Second(answers=[run.to_json(run_options)]))
+    options = parse(Navigation(), ["--resume", str(folder)], Second(answers=[to_json(run_options)]))
     assert options.squared and options.log_dir == options.resume == folder
     assert options.rank_timeout == Navigation().rank_timeout  # The group waits as the command line says.
 
@@ -130,14 +136,14 @@ def test_only_rank_0_reads_the_folder_of_a_resumed_run(tmp_path):
 @pytest.mark.parametrize(("given", "seconds"), [("--rank-timeout=7", 7.0), ("--rank_timeout 7", 7.0), ("", 300.0)])
 def test_ranks_meet_with_the_time_out_of_the_command_line(monkeypatch, given, seconds):
     met = []
-    monkeypatch.setattr(run, "join", lambda timeout: met.append(timeout) or Group())
-    with run.started(Navigation(), given.split()) as (options, _):
+    monkeypatch.setattr(launch, "join", lambda timeout: met.append(timeout) or Group())
+    with launch.started(Navigation(), given.split()) as (options, _):
         assert met == [options.rank_timeout] == [seconds]
 
 
 def test_a_group_that_may_be_started_again_needs_a_folder_with_a_name(monkeypatch):
-    monkeypatch.setattr(run, "join", lambda timeout: Started())
-    with pytest.raises(ValueError, match="name its folder with --log-dir"), run.started(Navigation(), []):
+    monkeypatch.setattr(launch, "join", lambda timeout: Started())
+    with pytest.raises(ValueError, match="name its folder with --log-dir"), launch.started(Navigation(), []):
         pass
 
 
@@ -154,12 +160,12 @@ def test_what_ranks_cannot_share_is_refused_once(program, monkeypatch, capsys):
 
 def test_each_rank_takes_its_part_of_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-    assert run.own_cores() == 8
+    assert own_cores() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert run.own_cores() == 2
+    assert own_cores() == 2
 
 
 def test_a_process_that_is_confined_to_some_cores_has_as_many_threads():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from metarl_l2f.launchers.run import "
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from metarl_l2f.runs.options import "
     code += "own_cores; print(own_cores())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"

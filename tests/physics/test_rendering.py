@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metarl_l2f.envs import ant
+from metarl_l2f.envs.mujoco_batch import MuJoCoEnv
 
 from .bodies import single
 
@@ -77,4 +78,4 @@ def test_rendering_without_a_mode_is_refused():
     ):
         single("AntDir").render()
     with pytest.raises(ValueError, match="render_mode must be None, 'rgb_array' or 'human', got 'ansi'"):
-        ant.AntDir(render_mode="ansi")
+        MuJoCoEnv(ant.Direction, render_mode="ansi")

@@ -277,6 +277,9 @@ class LEOExperiment:
         load_into(self.model, state.get("model", {}), "embeddings, settings or another method")
         self.optimiser.load_state_dict(state["optimiser"])
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def _draw(self, split: Split, random: np.random.Generator, number: int) -> Task:
         return draw_tasks(self.data[split], self.settings.shape, random, number)
 

@@ -1,13 +1,14 @@
-"""What the launchers of image problems share: which data set, and how it is read."""
+"""What runs on images share: which data set, how it is read, and prototypical networks trained on it."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from metarl_l2f.supervised.data.augmentation import with_mirrors
-from metarl_l2f.supervised.data.glyphs import load_glyphs
-from metarl_l2f.supervised.data.images import SPLITS, Omniglot, load_images
-from metarl_l2f.supervised.episodes import Images, Split
+from ..supervised.data.augmentation import with_mirrors
+from ..supervised.data.glyphs import load_glyphs
+from ..supervised.data.images import SPLITS, Omniglot, load_images
+from ..supervised.episodes import Images, Split
+from .load import load_run, read_config
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ImageData:
             object.__setattr__(self, "data", self.data.expanduser().absolute())
 
     def load(self) -> dict[Split, Images]:
-        """Read it."""
+        """The images of every split; mirrored classes are added where they are asked for."""
         splits = self._read()
         return {**splits, "train": with_mirrors(splits["train"])} if self.mirror else splits
 
@@ -61,5 +62,16 @@ class ImageData:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """The data set's name in reports."""
         return "glyphs" if self.data is None else self.data.name
+
+
+def load_prototypes(run: Path) -> Any:
+    """The trained prototypical network of a run of launchers/prototypes.py: the best by validation.
+
+    Raises:
+        ValueError: the folder holds no such run, or a damaged one.
+    """
+    if (made_by := read_config(run).get("launcher")) != "prototypes":
+        raise ValueError(f"{run} holds a run of {made_by}.py; give one of prototypes.py")
+    return load_run(run)[1]

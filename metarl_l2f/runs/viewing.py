@@ -14,22 +14,21 @@ from typing import Any, Literal, TypeVar, get_args
 import gymnasium
 import numpy as np
 
-from metarl_l2f.core import Params
-from metarl_l2f.diagnostics import conflict_by_task
-from metarl_l2f.envs.goals import DirectionGoals, SpeedGoals
-from metarl_l2f.envs.navigation import Navigation
-from metarl_l2f.launchers.meta_rl import USER_ERRORS, load_run, mean_returns
-from metarl_l2f.launchers.play import LAST_FRAME_SECONDS, USUAL_FPS, chosen_task, film, filmable, in_words
-from metarl_l2f.launchers.run import read_config
-from metarl_l2f.methods import label_of
-from metarl_l2f.reports.paths import walked
-from metarl_l2f.reports.video import save, side_by_side
-from metarl_l2f.rl.experiment import MetaRL
-from metarl_l2f.rl.meta_trpo import Rollouts
-from metarl_l2f.training.config import command
-from metarl_l2f.training.seeding import Stream, generator
+from ..core import Params
+from ..diagnostics import conflict_by_task
+from ..envs.base import TaskKind
+from ..methods import label_of
+from ..reports.paths import walked
+from ..reports.video import save, side_by_side
+from ..rl.experiment import MetaRL
+from ..rl.meta_trpo import Rollouts
+from ..training.config import command
+from ..training.seeding import Stream, generator
+from .command_line import USER_ERRORS
+from .film import LAST_FRAME_SECONDS, USUAL_FPS, chosen_task, film, filmable, in_words
+from .load import read_config
+from .reinforcement import load_policy, mean_returns
 
-Kind = Literal["goal", "direction", "speed"]
 Format = Literal["mp4", "gif"]
 Answer = TypeVar("Answer")
 
@@ -59,7 +58,7 @@ class Busy(Exception):
 class Tasks:
     """Which tasks may be asked for."""
 
-    kind: Kind
+    kind: TaskKind
     """A goal on the plane, a direction along the track, or a speed in m/s."""
     names: tuple[str, ...]
     """Of a task's numbers."""
@@ -98,12 +97,8 @@ def tasks_of(experiment: MetaRL) -> Tasks:
         ValueError: the viewer does not know how to show its tasks.
     """
     domain = getattr(experiment.meta.sampler.envs.unwrapped, "domain", None)
-    if isinstance(domain, Navigation):
-        return Tasks("goal", ("x", "y"), (-domain.goal_range, domain.goal_range))
-    if isinstance(domain, DirectionGoals):
-        return Tasks("direction", ("direction",), (-1.0, 1.0))
-    if isinstance(domain, SpeedGoals):
-        return Tasks("speed", ("speed",), (domain.min_speed, domain.max_speed))
+    if domain is not None and domain.task_kind is not None:
+        return Tasks(domain.task_kind, domain.task_names, domain.task_bounds)
     raise ValueError(
         f"the viewer shows goals on the plane, directions and speeds, not tasks of {experiment.env}; films are made "
         f"of any environment: {command('play', 'RUN')}"
@@ -170,7 +165,7 @@ class ViewedRun:
     """
 
     def __init__(self, folder: Path, checkpoint: str = "best", threads: int = 1) -> None:
-        self.experiment = load_run(folder, checkpoint, threads)
+        _, self.experiment = load_policy(folder, checkpoint, threads)
         self.folder, self.environment = folder, read_config(folder)["environment"]
         self.gradients: Params | None = None
 
