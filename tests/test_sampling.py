@@ -119,7 +119,7 @@ def test_a_batch_of_the_wrong_shape_names_environment_and_step():
 
 @pytest.mark.parametrize(
     ("tasks", "horizon", "message"),
-    [(2, 0, "horizon must be a positive number of steps, got 0"), (3, 4, "3 tasks × 2 episodes need 6 env")],
+    [(2, 0, "horizon must be a whole number of steps, 1 or more, got 0"), (3, 4, "3 tasks × 2 episodes need 6 env")],
 )
 def test_bad_sizes_are_refused(tasks, horizon, message):
     with pytest.raises(ValueError, match=message):
@@ -383,9 +383,9 @@ def test_spaces_that_no_policy_reads_or_writes_are_refused(role, space, message)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, "num_envs must be 1 or more, got 0"),
-        ({"workers": -1}, "workers must be 0 or more, got -1"),
-        ({"timeout": 0.0}, "timeout must be a positive number of seconds, got 0.0"),
+        ({"num_envs": 0}, "num_envs must be a whole number, 1 or more, got 0"),
+        ({"workers": -1}, "workers must be a whole number, 0 or more, got -1"),
+        ({"timeout": 0.0}, "timeout must be positive and finite, got 0.0 seconds"),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments, message):

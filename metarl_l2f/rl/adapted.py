@@ -1,4 +1,4 @@
-"""What adaptation to one task hands over: policies that act outside of the library, and can be kept in a file."""
+"""Policies adapted to one task, which act outside of the library and can be saved to a file."""
 
 import os
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ from .spaces import ActionSpace, Reader, from_plain, taken, to_plain
 class AdaptedPolicy:
     """A policy adapted to one task: `action = policy(observation)`.
 
-    `policy.save(path)` and `load_policy(path)` keep it in a file that holds data alone; pickle and torch.save take it
-    too.
+    `policy.save(path)` writes a file that holds data alone, and `load_policy(path)` reads it; pickle and torch.save
+    work too.
     """
 
     network: Policy
-    """Computes the policy from its parameters; its own are not used."""
+    """The network that computes actions from `params`; the values stored in the module itself are not used."""
     params: Params
-    """The adapted parameters, by name; a copy, which further training leaves alone."""
+    """The adapted parameters, by name; a copy, which further training does not change."""
     reader: Reader
-    """Turns an observation into what the network reads."""
+    """The conversion of observations into the network's input."""
     action_space: ActionSpace
-    """The environment's own, a gymnasium Box or Discrete."""
+    """The environment's own action space, a gymnasium Box or Discrete."""
 
     def __call__(self, observation: Any, generator: np.random.Generator | None = None) -> Any:
-        """An action of the action space, as training hands it to the environment: clipped to a Box's bounds.
+        """Choose an action of the action space, clipped to a Box's bounds, as in training.
 
         Args:
-            observation: one, as the environment gives it, or flattened.
-            generator: draws the action, as in training; without it the likeliest action is chosen.
+            observation: one observation, as the environment returns it, or flattened.
+            generator: the source of the action's noise, as in training; with None the likeliest action is chosen.
         Returns:
-            An integer for a Discrete space; else an array of the Box's shape and dtype, of rounded numbers where the
-            dtype is of integers.
+            An integer for a Discrete space; otherwise an array of the Box's shape and dtype, rounded where the dtype is
+            an integer type.
         Raises:
             ValueError: the observation has another shape.
         """
@@ -59,9 +59,9 @@ class AdaptedPolicy:
         """Write the policy, with its spaces, to a file that `load_policy` reads.
 
         Args:
-            path: where to; an existing file is replaced.
+            path: the file's path; an existing file is replaced.
         Raises:
-            ValueError: the observation space is of a kind that is not plain data.
+            ValueError: the observation space cannot be written as plain data.
             CheckpointError: the file could not be written.
         """
         read, acted = to_plain(self.reader.space), to_plain(self.action_space)
@@ -70,10 +70,10 @@ class AdaptedPolicy:
 
 
 def load_policy(path: str | os.PathLike[str]) -> AdaptedPolicy:
-    """Read a policy that `AdaptedPolicy.save` has written; no code runs from the file.
+    """Read a policy that `AdaptedPolicy.save` wrote; no code runs from the file.
 
     Args:
-        path: the file.
+        path: the file's path.
     Raises:
         CheckpointError: the file is missing, damaged, or holds no adapted policy.
     """
@@ -95,16 +95,16 @@ def load_policy(path: str | os.PathLike[str]) -> AdaptedPolicy:
 
 
 class Adapted(NamedTuple):
-    """What adaptation to one task gave."""
+    """The result of adaptation to one task."""
 
     policies: list[AdaptedPolicy]
-    """Before adaptation and after 1 … k inner steps."""
+    """The policies before adaptation and after 1 … k inner steps."""
     returns: list[float]
-    """Their mean returns, as they explore, with noise."""
+    """The mean return of each policy, with exploration noise."""
     gammas: dict[str, float]
-    """How much of each attenuated tensor was kept: its mean γ, by name; empty for MAML."""
+    """The mean γ of each attenuated tensor, by name; empty for MAML."""
 
     @property
     def policy(self) -> AdaptedPolicy:
-        """After the last inner step."""
+        """The policy after the last inner step."""
         return self.policies[-1]

@@ -1,7 +1,7 @@
 """Copies of any gymnasium environment that step together in one process; finished episodes are frozen.
 
 Run as a script, this file is a worker process of `workers.py`: a fresh Python that imports neither torch nor this
-package. All it needs arrives through its pipe, pickled by cloudpickle.
+package, which is why all of this is one file. Its input arrives through a pipe, pickled by cloudpickle.
 """
 
 import contextlib
@@ -32,74 +32,53 @@ logger = logging.getLogger(__name__)
 Steps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 """Observations, rewards, terminated, truncated, and an empty info."""
 
-CLOSING_SECONDS = 5.0  # For workers to close their environments, before they are terminated.
-SHOWN = 80  # Characters of a task, or of what an environment returned, in an error.
+CLOSING_SECONDS = 5.0  # Time for workers to close their environments, before they are terminated.
+SHOWN = 80  # Longest text of a task, or of a value that an environment returned, in an error.
 
 RESET_PARTS = ("observation", "info")
 STEP_PARTS = ("observation", "reward", "terminated", "truncated", "info")
 
 TASK_SETTERS = ("set_task", "reset_task")
-"""Methods that take the task in the interfaces of RLlib and learn2learn, and of pytorch-maml-rl."""
+"""The methods that set the task in RLlib and learn2learn, and in pytorch-maml-rl."""
 STATISTICS = ("obs_rms", "return_rms", "ret_rms", "reward_rms")
-"""Names under which wrappers that normalise keep running statistics."""
+"""The names of attributes in which normalising wrappers keep running statistics."""
 
 
 class Options(dict[str, Any]):
-    """Options of a reset that know whether anything has looked at the task."""
+    """Options of a reset that record whether an environment has read the task."""
 
     looked = False
-
-    def __getitem__(self, key: str) -> Any:
-        self.looked |= key == "task"
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.looked |= key == "task"
-        return super().get(key, default)
-
-    def pop(self, key: str, *default: Any) -> Any:
-        self.looked |= key == "task"
-        return super().pop(key, *default)
-
-    def __contains__(self, key: object) -> bool:
-        self.looked |= key == "task"
-        return super().__contains__(key)
-
-    def __iter__(self) -> Iterator[str]:  # Whatever unpacks or converts options comes by here, or by keys.
-        self.looked = True
-        return super().__iter__()
-
-    def keys(self) -> Any:
-        self.looked = True
-        return super().keys()
-
-    def values(self) -> Any:
-        self.looked = True
-        return super().values()
-
-    def items(self) -> Any:
-        self.looked = True
-        return super().items()
-
-    def copy(self) -> dict[str, Any]:
-        return dict(self)
-
-    def __or__(self, other: Any) -> Any:
-        return dict(self) | other
 
     def __reduce__(self) -> Any:
         return dict, (dict(self),)
 
 
+def _recording(name: str, by_key: bool) -> Callable[..., Any]:
+    """A dict's method that sets `looked`: always, or if its key is "task"."""
+    method = getattr(dict, name)
+
+    def read(self: Options, *arguments: Any) -> Any:
+        self.looked |= not by_key or arguments[:1] == ("task",)
+        return method(self, *arguments)
+
+    return read
+
+
+for _name in ("__getitem__", "__contains__", "get", "pop"):
+    setattr(Options, _name, _recording(_name, by_key=True))
+for _name in ("__iter__", "keys", "values", "items", "copy", "__or__"):  # Unpacking and conversion call one of these.
+    setattr(Options, _name, _recording(_name, by_key=False))
+
+
 class Copies(VectorEnv):
-    """Environments that are stepped one after another, in this process; finished ones stay as they are.
+    """Environments that are stepped one after another in this process; finished episodes are not stepped.
 
     Args:
-        make: builds one environment; called once for each.
-        rows: numbers of the environments, for errors.
+        make: a function that builds one environment; called once for each.
+        rows: the numbers of the environments, for errors.
     Raises:
-        TypeError, ValueError: the environment cannot be used here. Whatever an environment raises passes through, with
-            a note that names environment, step and task.
+        TypeError, ValueError: the environment cannot be used here. An environment's own errors are raised with a note
+            that names environment, step and task.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], rows: range) -> None:
@@ -121,9 +100,9 @@ class Copies(VectorEnv):
         self._shape = tuple(self.single_observation_space.shape or ())
         self._observations = np.zeros((self.num_envs, *self._shape), self.single_observation_space.dtype)
         self._terminated, self._truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        self._steps = -1  # Since reset; −1 before the first one.
+        self._steps = -1  # Number of steps since reset; −1 before the first reset.
         self._setter = next((name for name in TASK_SETTERS if self.envs[0].has_wrapper_attr(name)), None)
-        self._told = False  # That tasks do not arrive.
+        self._checked_reading = False  # Whether the first reset to a task has been checked for reading it.
 
     def sample_tasks(self, number: int, generator: np.random.Generator) -> Any:
         """Draw tasks from the environment's own distribution."""
@@ -138,10 +117,10 @@ class Copies(VectorEnv):
         """Begin an episode in every environment.
 
         Args:
-            seed: s gives environment i the seed s + i; a sequence names each one's.
-            options: {"task": tasks} holds one task per environment, None for one that shall keep its own; what else
-                there is goes to all of them. Every environment gets a copy of its task, as options["task"], and as
-                the argument of its set_task or reset_task, where it has one.
+            seed: an integer s, which gives environment i the seed s + i, or a sequence of one seed per environment.
+            options: {"task": tasks} holds one task per environment, or None for an environment that keeps its task; all
+                other entries are passed to every environment. Every environment gets a copy of its task, as
+                options["task"] and as the argument of its set_task or reset_task, where it has one.
         Returns:
             Observations (num_envs, …), and an empty info.
         """
@@ -170,23 +149,23 @@ class Copies(VectorEnv):
         if self._setter is not None:
             env.get_wrapper_attr(self._setter)(copied_task(self.name, task))
         answer = env.reset(seed=seed, options=options)
-        if not (self._told or options.looked or self._setter) and self.rows[index] == 0:
+        if not (self._checked_reading or options.looked or self._setter) and self.rows[index] == 0:
             logger.warning(
                 '%s: reset does not look at options["task"], and there is no set_task: every episode may be of the '
-                'same task; take the task in reset, as in self.task = options["task"], or add set_task(task)',
+                'same task; read the task in reset, as in self.task = options["task"], or add set_task(task)',
                 self.name,
             )
-        self._told = True
+        self._checked_reading = True
         return answer
 
     def step(self, actions: np.ndarray) -> Steps:
-        """Do one time step in every unfinished episode.
+        """Take one time step in every unfinished episode.
 
         Args:
             actions: (num_envs, …).
         Returns:
-            Observations (num_envs, …); rewards, 0 in finished episodes, terminated and truncated, all (num_envs,); and
-            an empty info.
+            Observations (num_envs, …); rewards, which are 0 in finished episodes, terminated and truncated, all of
+            shape (num_envs,); and an empty info.
         """
         if self._steps < 0:
             raise ValueError(f"{self.name}: step needs a running episode, got none; call reset() first")
@@ -247,7 +226,7 @@ class Copies(VectorEnv):
                 f"{self.name}: the observation at step {step} of {self._task(index)} has shape {array.shape} and dtype "
                 f"{array.dtype}, expected {self._shape} and {expected}, those of its observation_space"
             )
-        with np.errstate(over="ignore"):  # What the dtype cannot hold becomes infinite, which no sampler takes.
+        with np.errstate(over="ignore"):  # Numbers too large for the dtype become infinite, which samplers refuse.
             np.copyto(self._observations[index, ...], array, casting="same_kind")
 
     def _task(self, index: int) -> str:
@@ -261,29 +240,37 @@ class Copies(VectorEnv):
 
 
 def parts(name: str, expected: tuple[str, ...], answer: Any) -> tuple[Any, ...]:
-    """What an environment's reset or step returned, if it has all its parts."""
+    """Check that an environment's reset or step returned all of its parts.
+
+    Args:
+        name: the environment's name, for the error.
+        expected: the names of the parts.
+        answer: the returned value.
+    Raises:
+        ValueError: it is no tuple of that many parts.
+    """
     if not isinstance(answer, tuple | list) or len(answer) != len(expected):
         raise ValueError(f"{name} must return the tuple ({', '.join(expected)}), got {brief(repr(answer))}")
     return tuple(answer)
 
 
 def no_sample_tasks(name: str) -> ValueError:
-    """The error of an environment that cannot draw tasks."""
+    """Build the error for an environment that cannot draw tasks."""
     return ValueError(f"{name} has no sample_tasks(number, generator), which draws that many of its tasks; add it")
 
 
 def drawn_tasks(name: str, draw: Callable[..., Any], owner: Any, number: int, generator: np.random.Generator) -> Any:
-    """Tasks from an environment's sample_tasks(number, generator), or from its sample_tasks(number).
+    """Draw tasks with an environment's sample_tasks(number, generator), or with its sample_tasks(number).
 
-    The second form draws from random numbers that it finds somewhere. To make its tasks repeatable, NumPy's and
-    Python's global ones and the environment's own np_random are seeded from the generator, and put back afterwards.
+    The second form has its own source of random numbers. To make its tasks repeatable, NumPy's and Python's global
+    generators and the environment's np_random are seeded from the generator, and restored afterwards.
 
     Args:
-        name: what errors call the environment.
+        name: the environment's name, for errors.
         draw: its sample_tasks.
-        owner: the environment that has np_random.
-        number: of tasks.
-        generator: of random numbers.
+        owner: the environment whose np_random is seeded.
+        number: the number of tasks.
+        generator: the source of random numbers.
     Raises:
         ValueError: tasks drawn twice from the same seed differ.
     """
@@ -312,7 +299,7 @@ def _accepts(function: Callable[..., Any], arguments: int) -> bool:
 
 @contextlib.contextmanager
 def _seeded(owner: Any, seed: int) -> Iterator[None]:
-    """Let all random numbers that an environment may draw from start from a seed; then put them back."""
+    """Seed every generator that an environment may draw from, and restore them at the end of the context."""
     python, numpys, own = random.getstate(), np.random.get_state(), getattr(owner, "np_random", None)
     random.seed(seed)
     np.random.seed(seed)
@@ -328,7 +315,7 @@ def _seeded(owner: Any, seed: int) -> Iterator[None]:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether tasks are equal, as far as they are made of numbers and text."""
+    """Whether two tasks are equal in all parts that are numbers or text."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -338,10 +325,13 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def copied_task(name: str, task: Any) -> Any:
-    """A task that an environment may change without changing another episode's.
+    """Copy a task, so that an environment that changes it does not change the task of another episode.
 
+    Args:
+        name: the environment's name, for the error.
+        task: the task.
     Raises:
-        TypeError: it cannot be copied.
+        TypeError: the task cannot be copied.
     """
     try:
         return copy.deepcopy(task)
@@ -353,8 +343,11 @@ def copied_task(name: str, task: Any) -> Any:
 
 
 def flattened(space: gymnasium.Space, observation: Any) -> np.ndarray:
-    """One observation, a dictionary say, as one array; parts are cast to their dtype, further keys are left out.
+    """Flatten one observation, such as a dictionary, into one array.
 
+    Args:
+        space: the observation space; parts are cast to their dtypes, and keys that it lacks are left out.
+        observation: the observation.
     Raises:
         ValueError: a part is missing, or of another kind.
     """
@@ -367,12 +360,17 @@ def flattened(space: gymnasium.Space, observation: Any) -> np.ndarray:
 
 
 def hold_statistics(env: Any, name: str, warn: bool = True) -> None:
-    """Hold the running statistics of wrappers that normalise, of single environments or of vectors, at what they are.
+    """Stop normalising wrappers, of single environments or of vectors, from updating their running statistics.
 
-    They would outlive an episode: no checkpoint holds them, and they would differ between the copies of an environment.
+    Statistics would outlive an episode: no checkpoint holds them, and they would differ between the copies of an
+    environment.
 
+    Args:
+        env: the environment with its wrappers.
+        name: its name, for messages.
+        warn: whether a warning is logged.
     Raises:
-        ValueError: a layer that keeps statistics has no update_running_mean, with which gymnasium's are held.
+        ValueError: a wrapper that keeps statistics has no update_running_mean, gymnasium's switch for them.
     """
     layer = env
     while layer is not None:
@@ -394,7 +392,7 @@ def hold_statistics(env: Any, name: str, warn: bool = True) -> None:
 
 
 def name_of_maker(make: Any) -> str:
-    """What to call an environment that is not there yet: its id, its class, or the function that makes it."""
+    """Name an environment that is not built yet by its id, its class, or the function that makes it."""
     while isinstance(make, partial):
         named = make.args[0] if make.args else make.keywords.get("id")
         make = getattr(named, "id", named) if make.func is gymnasium.make else make.func
@@ -402,7 +400,7 @@ def name_of_maker(make: Any) -> str:
 
 
 def _check_reset(env: gymnasium.Env, name: str) -> None:
-    """Refuse an environment that would raise, in any of its layers, when reset with a seed and options."""
+    """Refuse an environment whose reset, or that of a wrapper, does not accept a seed and options."""
     layer = env
     while True:
         parameters = inspect.signature(layer.reset).parameters
@@ -458,6 +456,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def spread_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> Sequence[int | None]:
+    """Turn the seed of a vector's reset into one seed per environment: s + i for an integer s."""
     if seed is None or isinstance(seed, int | np.integer):
         return [None if seed is None else int(seed) + i for i in range(num_envs)]
     if len(seed) != num_envs:
@@ -466,6 +465,7 @@ def spread_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> Sequ
 
 
 def spread_tasks(options: dict[str, Any] | None, num_envs: int) -> list[Any] | None:
+    """Return the tasks in the options of a vector's reset, one per environment, or None where there are none."""
     if options is None or "task" not in options:
         return None
     if len(options["task"]) != num_envs:
@@ -474,6 +474,7 @@ def spread_tasks(options: dict[str, Any] | None, num_envs: int) -> list[Any] | N
 
 
 def brief(task: Any) -> str:
+    """Return the text of a task, shortened to SHOWN characters."""
     text = " ".join(str(task).split())
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
@@ -482,7 +483,7 @@ def brief(task: Any) -> str:
 
 
 def _serve(pipe: connection.Connection) -> None:
-    """Answer calls until told to close, or until the pipe ends with the process at its other side."""
+    """Answer calls until the call "close" arrives, or until the process at the other end of the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(pipe.fileno(), False)
     threading.Thread(target=_end_with_parent, args=(pipe.fileno(),), daemon=True).start()
@@ -506,7 +507,7 @@ def _serve(pipe: connection.Connection) -> None:
 
 
 def _end_with_parent(descriptor: int) -> None:
-    """End this process, even in the middle of a step, soon after the other side of its pipe is gone."""
+    """End this process, even in the middle of a step, soon after the other end of its pipe is closed."""
     hangup = select.poll()
     hangup.register(descriptor, 0)  # No event but the hang-up, which is always reported.
     hangup.poll()
@@ -515,7 +516,7 @@ def _end_with_parent(descriptor: int) -> None:
 
 
 class _Share:
-    """What a worker can be asked: `Copies`, built on request."""
+    """The methods that can be called in a worker: those of `Copies`, which `build` makes first."""
 
     copies: Copies | None = None
 
@@ -530,7 +531,7 @@ class _Share:
         )
 
     def sample_tasks(self, number: int, generator: np.random.Generator) -> tuple[bool, Any, Any]:
-        """Whether the environment can, the tasks, and the generator's state after drawing them."""
+        """Return whether the environment can draw tasks, the tasks, and the generator's state after drawing them."""
         copies = self._built()
         if not copies.envs[0].has_wrapper_attr("sample_tasks"):
             return False, None, None

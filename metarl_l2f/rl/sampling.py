@@ -1,7 +1,7 @@
 """Rollouts: N tasks × B episodes of one vector environment.
 
-One policy call per time step for all N·B environments. A finished episode is masked, not replaced. Policy noise is
-drawn before the rollout from generators keyed by task, so the same episodes come out whatever the number of workers.
+One policy call per time step serves all N·B environments. A finished episode is masked, not replaced. Policy noise is
+drawn before the rollout from generators keyed by task, so episodes do not depend on the number of workers.
 """
 
 import math
@@ -14,26 +14,27 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from ..checks import check_count
 from .copies import RESET_PARTS, STEP_PARTS, copied_task, drawn_tasks, hold_statistics, no_sample_tasks, parts
 from .episodes import Episodes
 from .spaces import Reader, taken
 from .vectorise import name_of
 
 Act = Callable[[Tensor, Tensor], Tensor]
-"""(observations (N, B, O), noise (N, B, A)) → actions (N, B, A), one-hot where actions are discrete."""
+"""A policy: maps observations (N, B, O) and noise (N, B, A) to actions (N, B, A), one-hot where they are discrete."""
 
 
 class Sampler:
-    """Collects episodes of N tasks × B episodes from one vector environment.
+    """Collects B episodes of each of N tasks from one vector environment.
 
-    Its `discrete` tells whether actions are numbers from 0 to A − 1, which policies give and episodes hold as one-hot
-    rows of A. Numbers are of torch's default type, float32 unless a program sets float64.
+    The attribute `discrete` is true if actions are numbers from 0 to A − 1, which policies and episodes hold as one-hot
+    rows of length A. Arrays have torch's default dtype, float32 unless a program sets float64.
 
     Args:
-        envs: N·B environments, from `vectorise`; numbers n·B … n·B + B − 1 belong to task n.
-        num_tasks: N.
-        episodes_per_task: B.
-        horizon: T, steps at which every episode is cut.
+        envs: N·B environments, from `vectorise`; those numbered n·B … n·B + B − 1 belong to task n.
+        num_tasks: N, the number of tasks.
+        episodes_per_task: B, the number of episodes per task.
+        horizon: T, the number of steps after which every episode is cut.
     Raises:
         ValueError: the numbers do not fit each other, or a space is neither Box nor, for actions, Discrete.
     """
@@ -41,8 +42,7 @@ class Sampler:
     def __init__(self, envs: gymnasium.vector.VectorEnv, num_tasks: int, episodes_per_task: int, horizon: int) -> None:
         self.envs, self.horizon = envs, horizon
         self.name = name_of(envs)
-        if horizon < 1:
-            raise ValueError(f"horizon must be a positive number of steps, got {horizon}")
+        check_count("horizon", horizon, unit="steps")
         if envs.num_envs != num_tasks * episodes_per_task:
             raise ValueError(
                 f"{self.name}: {num_tasks} tasks × {episodes_per_task} episodes need {num_tasks * episodes_per_task} "
@@ -67,7 +67,7 @@ class Sampler:
 
     @property
     def physics_seconds(self) -> float:
-        """Time that the environments have spent in their simulator so far; 0 where they do not count it."""
+        """The time, in seconds, that the simulator has taken so far; 0 where environments do not measure it."""
         return getattr(self.envs.unwrapped, "physics_seconds", 0.0)
 
     def sample_tasks(self, number: int, generator: np.random.Generator) -> Any:
@@ -85,17 +85,18 @@ class Sampler:
         return tasks
 
     def sample(self, act: Act, tasks: Sequence[Any], generators: Sequence[np.random.Generator]) -> Episodes:
-        """One episode in every environment.
+        """Collect one episode from every environment.
 
         Args:
             act: the policy.
-            tasks: N tasks, as the environment's `sample_tasks` gives them.
-            generators: one per task, for its policy noise and its environments' seeds.
+            tasks: N tasks, as the environment's `sample_tasks` returns them.
+            generators: N random generators, one per task, for its policy noise and the seeds of its environments.
         Returns:
             Episodes with T = horizon.
         Raises:
-            ValueError: an observation, reward or action is not finite or has the wrong shape; names task and step.
-            WorkerError: an environment in a worker process raised, hung, or lost its process.
+            ValueError: an observation, reward or action is not finite or has the wrong shape; the error names task and
+                step.
+            WorkerError: an environment in a worker process raised an error, hung, or lost its process.
         """
         n, b = self.shape
         t_max, o_size, a_size = self.horizon, self.observation_size, self.action_size
@@ -118,7 +119,7 @@ class Sampler:
             with torch.no_grad():
                 action = act(torch.from_numpy(current), noise[t]).numpy()
             self._checked("action", action, (n, b, a_size), tasks, t)
-            # Stored before the environments see them, for those may change what they are given.
+            # Stored before the step, in which environments may change the array.
             observations[:, :, t], actions[:, :, t] = current, action
             seen, reward, *ends, _ = parts(
                 self.name, STEP_PARTS, self.envs.step(taken(self.action_space, action.reshape(n * b, a_size)))
@@ -134,7 +135,7 @@ class Sampler:
         return Episodes(*(torch.from_numpy(a) for a in (observations, actions, rewards, mask)))
 
     def _checked(self, what: str, values: Any, shape: tuple[int, ...], tasks: Sequence[Any], step: int) -> np.ndarray:
-        """The values in the policy's precision, which holds them."""
+        """Convert values to the policy's precision, and refuse other shapes and numbers that are not finite."""
         values = np.asarray(values)
         if values.shape != shape or values.dtype.kind not in "biuf":
             raise ValueError(
@@ -175,18 +176,18 @@ class Sampler:
 
 
 def listed(tasks: Any, name: str) -> Any:
-    """Tasks in an order: arrays, tensors and sequences as they are, a dictionary of arrays row by row.
+    """Put tasks in an order: arrays, tensors and sequences stay as they are, a dictionary of arrays is split into rows.
 
     Args:
-        tasks: N of them.
-        name: what errors call the environment.
+        tasks: N tasks.
+        name: the environment's name, for errors.
     Returns:
-        The tasks; out of a dictionary of arrays, a list of N dictionaries.
+        The tasks; for a dictionary of arrays, a list of N dictionaries.
     Raises:
-        ValueError: they have no order, or a dictionary's arrays differ in length.
+        ValueError: the tasks have no order, or a dictionary's arrays differ in length.
     """
     if isinstance(tasks, np.ndarray | Tensor | Sequence) or not hasattr(tasks, "__len__"):
-        return tasks  # What has no length is refused where tasks are counted.
+        return tasks  # Tasks without a length are refused where tasks are counted.
     if isinstance(tasks, Mapping) and all(
         isinstance(rows, np.ndarray | Tensor) and rows.ndim for rows in tasks.values()
     ):
@@ -203,15 +204,15 @@ def listed(tasks: Any, name: str) -> Any:
 
 
 def _reader(envs: gymnasium.vector.VectorEnv) -> Reader:
-    """Of the environment's own observations; of the vector's, where wrappers of the vector have changed them."""
+    """A reader of the environment's own observations, or of the vector's where wrappers of the vector change them."""
     own = getattr(envs.unwrapped, "raw_observation_space", envs.single_observation_space)
     reader = Reader(own)
     return reader if reader.flat == envs.single_observation_space else Reader(envs.single_observation_space)
 
 
 def _repeated(tasks: Sequence[Any], times: int, name: str) -> Any:
-    """Each task `times` times in a row: an array stays one, for environments that read it whole."""
+    """Repeat each task `times` times; an array stays an array, for environments that read it whole."""
     if isinstance(tasks, np.ndarray):
         return np.repeat(tasks, times, axis=0)
-    # Each a copy of its own, for an environment may change its task.
+    # Every environment gets its own copy, since it may change its task.
     return [copied_task(name, task) for task in tasks for _ in range(times)]

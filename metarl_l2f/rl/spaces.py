@@ -1,6 +1,6 @@
-"""Between an environment's spaces and a policy's tensors: what a policy reads, what the environment takes.
+"""Conversions between an environment's spaces and a policy's tensors.
 
-Training and adapted policies share these, so that a policy handed over does what its reported returns are of.
+Training and adapted policies share these, so that an adapted policy achieves the returns that were reported for it.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from gymnasium import spaces
 
 from .copies import flattened
 
-BRIGHTEST = 255  # Of a picture's bytes; policies read them divided by this.
+BRIGHTEST = 255  # The largest byte of a picture; policies read bytes divided by this.
 
 ActionSpace = spaces.Box | spaces.Discrete
 
 
 def taken(space: ActionSpace, actions: np.ndarray) -> Any:
-    """Actions of the action space, for what a policy drew.
+    """Convert the actions that a policy drew into actions of the action space.
 
-    Discrete: the number of the chosen action. Box: clipped to its bounds; where its dtype is of integers, rounded to
-    the nearest one.
+    For Discrete the result is the number of the chosen action. For Box actions are clipped to the bounds, and rounded
+    to the nearest integer where the dtype is an integer type.
 
     Args:
-        space: a Box or Discrete.
+        space: the action space, a Box or Discrete.
         actions: (..., A), one-hot where the space is Discrete.
     Returns:
         (..., *space.shape) in the space's dtype.
@@ -39,7 +39,7 @@ def taken(space: ActionSpace, actions: np.ndarray) -> Any:
 
 
 def is_picture(space: spaces.Space) -> bool:
-    """Whether observations are pictures: bytes from 0 to 255 in two or more dimensions."""
+    """Tell whether observations are pictures: bytes from 0 to 255 in two or more dimensions."""
     return (
         isinstance(space, spaces.Box)
         and space.dtype == np.uint8
@@ -50,36 +50,36 @@ def is_picture(space: spaces.Space) -> bool:
 
 @dataclass(frozen=True)
 class Reader:
-    """Turns observations of an environment into what policies read: flat arrays, pictures scaled to [0, 1]."""
+    """Converts observations into the input of policies: flat arrays, in which pictures are scaled to [0, 1]."""
 
     space: spaces.Space
     """The environment's own observation space."""
 
     @cached_property
     def flat(self) -> spaces.Box:
-        """The space of flattened observations; a Box stays as it is."""
+        """The space of flattened observations; a Box is not flattened."""
         flat = self.space if isinstance(self.space, spaces.Box) else spaces.flatten_space(self.space)
         assert isinstance(flat, spaces.Box)  # `vectorise` refuses all others.
         return flat
 
     @cached_property
     def divisors(self) -> np.ndarray | None:
-        """What each of the O numbers is divided by, (O,); None where nothing is scaled."""
+        """The divisor of each of the O numbers, (O,); None where nothing is scaled."""
         divisors = _divisors(self.space)
         return divisors if (divisors != 1).any() else None
 
     def scaled(self, observations: np.ndarray) -> np.ndarray:
-        """Flat observations (..., O) with those numbers that belong to pictures divided by 255."""
+        """Divide the numbers of flat observations (..., O) that belong to pictures by 255."""
         return observations if self.divisors is None else observations / self.divisors.astype(observations.dtype)
 
     def __call__(self, observation: Any, dtype: Any = np.float32) -> np.ndarray:
-        """One observation, (O,).
+        """Convert one observation into the input of a policy, (O,).
 
         Args:
-            observation: as the environment gives it, or flattened; what training takes is taken here too.
-            dtype: of the result.
+            observation: one observation, as the environment returns it, or flattened.
+            dtype: the dtype of the result.
         Raises:
-            ValueError: it has another shape, or parts of it are missing.
+            ValueError: the observation has another shape, or parts of it are missing.
         """
         known = isinstance(self.space, spaces.Box) or self._is_flat(observation)
         array = np.asarray(observation) if known else flattened(self.space, observation)
@@ -108,10 +108,12 @@ def _divisors(space: spaces.Space) -> np.ndarray:
 
 
 def to_plain(space: spaces.Space) -> dict[str, Any]:
-    """A space as names, numbers and tensors, which a checkpoint holds.
+    """Describe a space by names, numbers and tensors, which a checkpoint can hold.
 
+    Args:
+        space: a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of such spaces.
     Raises:
-        ValueError: it is neither Box, Discrete, MultiDiscrete nor MultiBinary, nor a Dict or Tuple of such.
+        ValueError: the space is of another kind.
     """
     match space:
         case spaces.Box():
@@ -138,7 +140,13 @@ def to_plain(space: spaces.Space) -> dict[str, Any]:
 
 
 def from_plain(plain: Any) -> spaces.Space:
-    """The inverse of `to_plain`; a KeyError, TypeError or ValueError where the data are of no space."""
+    """Build a space from its description; the inverse of `to_plain`.
+
+    Args:
+        plain: the description.
+    Raises:
+        KeyError, TypeError, ValueError: the data describe no space.
+    """
     match plain["kind"]:
         case "Box":
             return spaces.Box(plain["low"].numpy(), plain["high"].numpy(), dtype=np.dtype(plain["dtype"]).type)

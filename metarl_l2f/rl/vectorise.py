@@ -1,7 +1,7 @@
-"""Many copies of any gymnasium environment as one vector environment: in this process or spread over worker processes.
+"""Many copies of any gymnasium environment as one vector environment, in this process or in worker processes.
 
-`Copies` steps its environments one after another. `Workers` runs one `Copies` a process, for its share of the
-environments, so what an environment returns does not depend on the number of workers.
+`Copies` steps its environments one after another. `Workers` runs one `Copies` per process, for a share of the
+environments, so no result depends on the number of workers.
 """
 
 import copy
@@ -15,51 +15,52 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
+from ..checks import check_count, check_number
 from .copies import Copies
 from .workers import Workers
 
 EnvSource = str | EnvSpec | Callable[..., gymnasium.Env]
-"""A registered id, its specification, or what makes an environment when called: a class, a function, a partial."""
+"""A registered id, its specification, or a callable that makes an environment: a class, a function, a partial."""
 
-VECTOR_OPTIONS = {"num_envs", "vectorization_mode", "vector_kwargs", "wrappers"}  # Of gymnasium.make_vec, …
-WRAPPING_OPTIONS = {"max_episode_steps", "disable_env_checker"}  # … and of gymnasium.make.
+VECTOR_OPTIONS = {"num_envs", "vectorization_mode", "vector_kwargs", "wrappers"}  # Options of gymnasium.make_vec.
+WRAPPING_OPTIONS = {"max_episode_steps", "disable_env_checker"}  # Options of gymnasium.make that add wrappers.
 
 
 def vectorise(
     env: EnvSource, num_envs: int, *, workers: int = 0, timeout: float = 60.0, threads: int = 1, **kwargs: Any
 ) -> VectorEnv:
-    """`num_envs` copies of an environment that step together.
+    """Make `num_envs` copies of an environment that step together.
 
     The batched version that an id is registered with (its vector_entry_point) is used if it is a class with
-    `sample_tasks`, for then it knows tasks; `workers` and `timeout` do not concern it. Everything else is copied.
-    Observation spaces other than Box are flattened. A finished episode is frozen: its environment is not stepped.
-    Infos are dropped.
+    `sample_tasks`, that is, if it supports tasks; `workers` and `timeout` then have no effect. All other environments
+    are copied. Observation spaces other than Box are flattened. A finished episode is frozen: its environment is not
+    stepped. Infos are dropped.
 
     Args:
         env: a registered id, its specification (`gymnasium.spec(id)`), a class, or any function that returns a new
-            environment; `functools.partial(gymnasium.make, id)` is as good as the id.
-        num_envs: copies.
-        workers: processes that share the copies; 0 steps them in this process. Changes no number.
-        timeout: seconds that a worker may take to build, reset or step its share once.
-        threads: given to a batched version that has an attribute of this name. Changes no number.
-        kwargs: passed to the environment.
+            environment; `functools.partial(gymnasium.make, id)` is equivalent to the id.
+        num_envs: the number of copies.
+        workers: the number of processes that share the copies; with 0 they are stepped in this process. It changes no
+            result.
+        timeout: the longest time, in seconds, that a worker may take to build, reset or step its share once.
+        threads: the number of threads of a batched version that has an attribute of this name. It changes no result.
+        kwargs: the environment's own arguments.
     Returns:
         A vector environment whose `reset(options={"task": tasks})` takes one task per copy.
     Raises:
-        ValueError: a count is out of range, or the environment has spaces or a reset that cannot be used here.
+        ValueError: a number is out of range, or the environment's spaces or its reset cannot be used here.
         TypeError: `env` makes no environments, or cannot be sent to worker processes.
         WorkerError: the environment could not be built in a worker.
     """
-    for name, value, least in (("num_envs", num_envs, 1), ("workers", workers, 0), ("threads", threads, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be {least} or more, got {value}")
-    if not timeout > 0:
-        raise ValueError(f"timeout must be a positive number of seconds, got {timeout}")
+    check_count("num_envs", num_envs)
+    check_count("workers", workers, least=0)
+    check_count("threads", threads)
+    check_number("timeout", timeout, "(0, inf)", "seconds")
     env, kwargs = _named(env, kwargs)
     if isinstance(env, gymnasium.Env) or not (isinstance(env, str | EnvSpec) or callable(env)):
         raise TypeError(
-            f"env must be a registered id, a class, or a function that returns an environment, got {env!r}; copies of "
-            "it are needed, so give what makes it, e.g. its class"
+            f"env must be a registered id, a class, or a function that returns an environment, got {env!r}; several "
+            "copies are needed, so pass its class or a function"
         )
     if isinstance(env, str | EnvSpec):
         specification = _specification(env)
@@ -78,7 +79,7 @@ def vectorise(
 
 
 def name_of(envs: VectorEnv) -> str:
-    """What errors call the environment: its registered id, or its class."""
+    """Return the environment's name for errors: its registered id, or its class."""
     vector = envs.unwrapped
     if isinstance(vector, Copies | Workers):
         return vector.name
@@ -89,7 +90,7 @@ def name_of(envs: VectorEnv) -> str:
 
 
 def id_of(env: EnvSource) -> str:
-    """The registered id that a source names, without the module to import; empty where it names none."""
+    """Return the registered id that a source names, without the module to import, or "" where it names none."""
     named, _ = _named(env, {})
     if isinstance(named, EnvSpec):
         return named.id
@@ -97,7 +98,7 @@ def id_of(env: EnvSource) -> str:
 
 
 def _named(env: EnvSource, kwargs: dict[str, Any]) -> tuple[EnvSource, dict[str, Any]]:
-    """The id or specification that a call of gymnasium.make or make_vec is of, and its other arguments."""
+    """Split a partial call of gymnasium.make or make_vec into its id or specification and its other arguments."""
     maker, args, given = (env.func, env.args, env.keywords) if isinstance(env, partial) else (env, (), {})
     if maker not in (gymnasium.make, gymnasium.make_vec):
         return env, kwargs
@@ -115,14 +116,14 @@ def _named(env: EnvSource, kwargs: dict[str, Any]) -> tuple[EnvSource, dict[str,
 
 
 def _specification(env: str | EnvSpec) -> EnvSpec:
-    """What an id is registered with: unlike the id, it means the same in a process that did not register it."""
+    """The specification of an id; unlike the id, it is valid in a process that did not register it."""
     if isinstance(env, str):
         module, _, name = env.rpartition(":")
         if module:
             importlib.import_module(module)
         env = gymnasium.spec(name)
     found = copy.deepcopy(env)
-    for option in ("num_envs", "vectorization_mode"):  # Those of a vector environment that the specification is of.
+    for option in ("num_envs", "vectorization_mode"):  # Set where the specification is that of a vector environment.
         found.kwargs.pop(option, None)
     if isinstance(found.entry_point, str) and found.entry_point.startswith("__main__:"):
         found.entry_point = cast(Any, load_env_creator(found.entry_point))
@@ -130,9 +131,9 @@ def _specification(env: str | EnvSpec) -> EnvSpec:
 
 
 def _knows_tasks(specification: EnvSpec, kwargs: dict[str, Any]) -> bool:
-    """Whether a vector entry point is a class that draws tasks: gymnasium's own, like CartPole's, know none.
+    """Whether a vector entry point is a class that draws tasks; gymnasium's own, such as CartPole's, do not.
 
-    It knows nothing of wrappers, nor of the limit and the checker that gymnasium.make would add as such.
+    A vector entry point has no wrappers, nor the time limit and the checker that gymnasium.make would add as wrappers.
     """
     if specification.additional_wrappers or kwargs.keys() & WRAPPING_OPTIONS:
         return False

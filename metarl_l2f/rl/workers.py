@@ -1,8 +1,8 @@
 """Copies of an environment spread over worker processes.
 
-A worker is a fresh Python that runs `copies.py` as a script: never a fork, which torch's threads would not survive, nor
-an import of this package and with it torch, nor a second run of the user's own script. All it needs arrives through
-its pipe, pickled by cloudpickle, which takes lambdas, closures and classes out of notebooks too.
+A worker is a fresh Python process that runs `copies.py` as a script. It is not a fork, which torch's threads would not
+survive, and it imports neither this package, and with it torch, nor the user's script. Its input arrives through a
+pipe, pickled by cloudpickle, which also supports lambdas, closures and classes defined in notebooks.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ from gymnasium.vector.utils import batch_space
 from . import copies
 from .copies import CLOSING_SECONDS, Steps, brief, name_of_maker, no_sample_tasks, spread_seeds, spread_tasks
 
-TERMINATING_SECONDS = 1.0  # For a terminated worker to end, before it is killed.
+TERMINATING_SECONDS = 1.0  # Time for a terminated worker to end, before it is killed.
 
 
 class WorkerError(RuntimeError):
-    """An environment in a worker process raised, hung, or lost its process."""
+    """An environment in a worker process raised an error, hung, or lost its process."""
 
 
 @dataclass
 class _Worker:
-    """One process, from the side of the one that started it."""
+    """A worker process, as seen by the process that started it."""
 
     number: int
     rows: range
-    """Its environments."""
+    """The numbers of its environments."""
     process: subprocess.Popen
     pipe: connection.Connection
 
@@ -49,17 +49,17 @@ class _Worker:
 class Workers(VectorEnv):
     """Environments in worker processes, each of which steps its share of them one after another.
 
-    A fault ends all workers, and the object is of no more use. Workers ignore SIGINT, so that the program can finish
-    what it is doing, and end with it, however it ends.
+    An error ends all workers, and the object cannot be used any more. Workers ignore SIGINT, so that Ctrl-C does not
+    interrupt a step, and end when the program ends for any reason.
 
     Args:
-        make: builds one environment.
-        num_envs: environments in all.
-        workers: processes, 1 … num_envs.
-        timeout: seconds that a worker may take to build, reset or step its share once.
+        make: a function that builds one environment.
+        num_envs: the number of environments in all.
+        workers: the number of processes, 1 … num_envs.
+        timeout: the longest time, in seconds, that a worker may take to build, reset or step its share once.
     Raises:
-        WorkerError: an environment raised, hung, or lost its process.
-        ValueError: the system is not a POSIX one.
+        WorkerError: an environment raised an error, hung, or lost its process.
+        ValueError: the system is not POSIX.
         TypeError: `make` or a task cannot be pickled.
     """
 
@@ -88,7 +88,7 @@ class Workers(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def sample_tasks(self, number: int, generator: np.random.Generator) -> Any:
-        """Draw tasks from the environment's own distribution; the first worker draws them."""
+        """Draw tasks from the environment's own distribution, in the first worker."""
         ((found, tasks, state),) = self._call("sample_tasks", [(number, generator)], "in sample_tasks")
         if not found:
             raise no_sample_tasks(self.name)
@@ -98,7 +98,7 @@ class Workers(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode in every environment; as `Copies.reset`."""
+        """Begin an episode in every environment, as `Copies.reset` does."""
         seeds, tasks, options = spread_seeds(seed, self.num_envs), spread_tasks(options, self.num_envs), options or {}
         self.tasks = tasks or self.tasks
         self._steps = 0
@@ -110,7 +110,7 @@ class Workers(VectorEnv):
         return np.concatenate(self._call("reset", arguments, "in reset")), {}
 
     def step(self, actions: np.ndarray) -> Steps:
-        """Do one time step in every unfinished episode; as `Copies.step`."""
+        """Take one time step in every unfinished episode, as `Copies.step` does."""
         shares = [(actions[worker.rows.start : worker.rows.stop],) for worker in self._workers]
         results = self._call("step", shares, f"at step {self._steps}")
         self._steps += 1
@@ -118,7 +118,7 @@ class Workers(VectorEnv):
         return observations, rewards, terminated, truncated, {}
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Have the workers close their environments and end; terminate those that do not."""
+        """Let the workers close their environments and end; terminate those that do not end in time."""
         self._stop()
 
     def _pickled(self, value: Any) -> bytes:
@@ -132,13 +132,13 @@ class Workers(VectorEnv):
             ) from error
 
     def _call(self, method: str, arguments: Sequence[tuple[Any, ...]], when: str) -> list[Any]:
-        """Call a method in the first workers, one per argument tuple, at the same time; results in their order."""
+        """Call a method in the first workers at once, one per tuple of arguments; return the results in order."""
         if not self._stop.alive:
             raise RuntimeError(f"{self.name}: the workers have ended, closed or after an error; make new ones")
         try:
             return self._exchange(method, arguments, when)
         except BaseException:
-            # After an interrupt, too: an answer left in a pipe would be taken for that of the next call.
+            # After an interrupt, too: an answer left in a pipe would be taken for the answer to the next call.
             self._abort()
             raise
 
@@ -198,7 +198,7 @@ class Workers(VectorEnv):
         )
 
     def _described(self, worker: _Worker) -> str:
-        """A worker, and the tasks it works on; the first, second and last where there are many."""
+        """Describe a worker and its tasks; of many tasks, the first two and the last."""
         described = f"worker {worker.number} (environments {worker.rows[0]} to {worker.rows[-1]}"
         if self.tasks is not None:
             tasks = list(dict.fromkeys(brief(self.tasks[row]) for row in worker.rows))
@@ -206,7 +206,7 @@ class Workers(VectorEnv):
         return described + ")"
 
     def _abort(self) -> None:
-        """End all workers at once."""
+        """End all workers immediately."""
         if self._stop.detach() is not None:
             _stop(self._workers, os.getpid(), grace=0.0)
 
@@ -230,7 +230,7 @@ def _start(number: int, rows: range) -> _Worker:
 
 
 def _stop(workers: list[_Worker], owner: int, grace: float = CLOSING_SECONDS) -> None:
-    """End workers: within the grace by themselves, else terminated, else killed."""
+    """End workers: they have `grace` seconds to end by themselves, then they are terminated, and at last killed."""
     if os.getpid() != owner:
         return  # A fork of the program that started them, which is at its own end.
     for worker in workers if grace else []:
