@@ -5,16 +5,17 @@ import gymnasium
 from .base import Domain, domain_class
 
 DOMAINS: dict[str, str] = {}
-"""By id of an environment, where its domain is: a file of this package, and a class in it."""
+"""The address of each environment's domain, by the environment's id: a file of this package, and a class in it."""
 
 
 def _register(name: str, domain: str, own: tuple[str, str] | None = None) -> None:
     """Register one environment, scalar and batched, unless an earlier import already did.
 
     Args:
-        name: of the environment, behind `metarl_l2f/`.
-        domain: where its domain is, such as `ant:Velocity`.
-        own: where its own two classes are, for one episode and for many; by default those of bodies in MuJoCo.
+        name: the environment's name, without `metarl_l2f/`.
+        domain: the address of its domain, such as `ant:Velocity`.
+        own: the addresses of its own two classes, for one episode and for many; None stands for those of bodies in
+            MuJoCo.
     """
     DOMAINS[env_id := f"metarl_l2f/{name}"] = domain
     single, many = (
@@ -35,11 +36,11 @@ _register("Walker2dRandParams-v0", "rand_params:Walker2d")
 
 
 def domain_of(env_id: str, **arguments: object) -> Domain:
-    """The domain of a registered environment.
+    """Build the domain of a registered environment.
 
     Args:
         env_id: a key of DOMAINS.
-        arguments: those of the environment that are fields of the domain.
+        arguments: the environment's arguments that are fields of the domain.
     """
     domain: Domain = domain_class(DOMAINS[env_id])(**arguments)
     return domain

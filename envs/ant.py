@@ -1,15 +1,15 @@
 """Ant: a four-legged body that runs in a given direction, or at a given speed.
 
-The locomotion benchmarks of MAML (Finn et al. 2017, Sec. 5.3 and A.2). Model, start and dynamics are those of
-gymnasium's Ant-v5: a sphere with four legs of two joints each, eight torques, 0.05 s a time step. Rewards, end and
+These are the locomotion benchmarks of MAML (Finn et al. 2017, Sec. 5.3 and A.2). Model, start and dynamics are those of
+gymnasium's Ant-v5: a sphere with four legs of two joints each, eight torques, 0.05 s per time step. Rewards, end and
 tasks are those of the released MAML code, with two departures:
 
-- It also charges 0.0005 per squared contact force, clipped to ±1, and observes these forces. Both are left out: since
-  MuJoCo 2.0 contact forces take an extra pass over the body after each time step.
-- It takes the velocity from the whole body's centre of mass at the end of the time step. Here v is the torso's mean
-  over the time step, as in gymnasium (which reads the place one physics step late).
+- That code also charges 0.0005 per squared contact force, clipped to ±1, and observes these forces. Both are left out,
+  because since MuJoCo 2.0 contact forces take an extra pass over the body after each time step.
+- That code computes the velocity of the whole body's centre of mass at the end of the time step. Here v is the torso's
+  mean velocity over the time step, as in gymnasium (which reads the place one physics step late).
 
-MAML's third family of tasks, places to run to, is not here: it learned nothing in 4 million steps.
+MAML's third family of tasks, places to run to, is left out: it learned nothing in 4 million steps.
 """
 
 from dataclasses import dataclass
@@ -20,27 +20,31 @@ import numpy as np
 from .goals import DirectionGoals, SpeedGoals
 from .mujoco_batch import Body, State
 
-CONTROL_COST = 0.005  # Per squared control; the model's controls run from −1 to 1.
-SURVIVAL_BONUS = 0.05  # Every time step.
-SPEED_BONUS = 1.0  # On top of −|v − v*|, so that an early end does not pay.
-LOWEST, HIGHEST = 0.2, 1.0  # Heights of the torso in metres between which the episode goes on.
-X, Z = 0, 2  # Places of the torso in qpos, metres.
+CONTROL_COST = 0.005  # Cost per squared control; the model's controls run from −1 to 1.
+SURVIVAL_BONUS = 0.05  # Reward for every time step.
+SPEED_BONUS = 1.0  # Added to −|v − v*|, so that an early end does not pay.
+LOWEST, HIGHEST = 0.2, 1.0  # The episode goes on while the torso's height in m is between these.
+X, Z = 0, 2  # Columns of qpos that hold the torso's place, in m.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ant(Body):
-    """What both families of tasks share: the body, what it sees of itself, and when it has fallen."""
+    """The body of both families of tasks, its observation, and the condition under which it has fallen."""
 
     positions: bool = False
-    """Observe the torso's x and y too: 29 numbers instead of gymnasium's 27. To run, a body need not know its place."""
+    """Observe the torso's x and y too: 29 numbers instead of gymnasium's 27. Running does not need them."""
 
     gymnasium_model: ClassVar[str] = "ant.xml"
     frame_skip: ClassVar[int] = 5
 
     def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """Place of the torso (z, or x, y, z), its quaternion (4), joint angles (8), velocities (14): (..., 27 or 29).
+        """Observe the torso's place (z, or x, y, z), its quaternion (4), joint angles (8), and velocities (14).
 
-        Metres, radians, and their rates per second.
+        Args:
+            qpos: (..., 15), positions in m and radians.
+            qvel: (..., 14), velocities in m/s and rad/s.
+        Returns:
+            (..., 27), or (..., 29) with x and y.
         """
         return np.concatenate([qpos if self.positions else qpos[..., Z:], qvel], axis=-1)
 
@@ -49,17 +53,17 @@ class Ant(Body):
         return 15 if self.positions else 13
 
     def forward_speed(self, before: State, after: State) -> np.ndarray:
-        """Mean speed of the torso along x over one time step, (...), m/s."""
+        """Compute the torso's mean speed along x over one time step: (...), m/s."""
         return (after.qpos[..., X] - before.qpos[..., X]) / self.time_step
 
     def fallen(self, state: State) -> np.ndarray:
-        """Whether the torso's height left [0.2, 1] m, (...) bool."""
+        """Tell whether the torso's height is outside of [0.2, 1] m, (...) bool."""
         height = state.qpos[..., Z]
         return ~((height >= LOWEST) & (height <= HIGHEST))
 
 
 def upkeep(control: np.ndarray) -> np.ndarray:
-    """0.05 − 0.005 |a|²: for surviving, and of the controls that were applied, (..., A) → (...)."""
+    """Compute the survival bonus minus the cost of the applied controls (..., A): 0.05 − 0.005 |a|², (...)."""
     return SURVIVAL_BONUS - CONTROL_COST * np.square(control).sum(-1)
 
 
@@ -74,7 +78,7 @@ class Direction(Ant, DirectionGoals):
     """
 
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """d v − 0.005 |a|² + 0.05, (...)."""
+        """Compute d v − 0.005 |a|² + 0.05, (...)."""
         return task * self.forward_speed(before, after) + upkeep(control)
 
 
@@ -85,12 +89,12 @@ class Direction(Ant, DirectionGoals):
 class Velocity(Ant, SpeedGoals):
     """Run along x at a given speed: reward 1 − |v − v*| − 0.005 |a|² + 0.05.
 
-    A task is v*, m/s, uniform in [min_speed, max_speed]. Observation and units are `Ant`'s.
+    A task is v* in m/s, uniform in [min_speed, max_speed]. Observation and units are `Ant`'s.
     """
 
     max_speed: float = 3.0
-    """Fastest goal, m/s. Goals are uniform between the two."""
+    """The fastest goal, in m/s. Goals are uniform between the two."""
 
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """1 − |v − v*| − 0.005 |a|² + 0.05, (...)."""
+        """Compute 1 − |v − v*| − 0.005 |a|² + 0.05, (...)."""
         return SPEED_BONUS - np.abs(self.forward_speed(before, after) - task) + upkeep(control)

@@ -1,8 +1,8 @@
-"""Environments whose task is set at reset: what one episode and many in step have in common.
+"""Environments whose task is set at reset, for one episode and for many that step together.
 
 A `Domain` describes a family of tasks: spaces, horizon, starts, and the distribution of tasks. `TaskEnv` runs one of
-its episodes, `TaskVectorEnv` many; the domains' files add what happens in a time step. Both freeze finished episodes:
-a further step changes nothing and gives reward 0.
+its episodes and `TaskVectorEnv` many; the domains' files add the dynamics of a time step. Both freeze finished
+episodes: a further step changes nothing and gives reward 0.
 """
 
 import importlib
@@ -25,57 +25,56 @@ TaskKind = Literal["goal", "direction", "speed"]
 class Domain(ABC):
     """A family of tasks on one environment. Its fields are the environment's arguments.
 
-    It also says how its tasks are called, drawn and chosen, as plain data: whatever draws them stands elsewhere.
+    It also holds, as plain data, the names, labels and ranges with which tasks are reported, drawn and chosen.
 
     Raises:
-        ValueError: the horizon is not positive.
+        ValueError: the horizon is not a positive whole number.
     """
 
     horizon: int = 100
     """Time steps T after which an episode is truncated."""
 
     dtype: ClassVar[type[np.floating]] = np.float64
-    """Of the arithmetic, and of tasks, actions, observations and rewards."""
+    """The dtype of the arithmetic, and of tasks, actions, observations and rewards."""
     task_meaning: ClassVar[str]
-    """What a task is, for error messages: "a goal"."""
+    """A description of a task for error messages, such as "a goal"."""
     task_shape: ClassVar[tuple[int, ...]]
-    """Of one task; () for a number."""
+    """The shape of one task; () for a number."""
     task_kind: ClassVar[TaskKind | None] = None
-    """What a task is on a picture: a `goal` on the plane, where observations are positions; a `direction` along a
-    track; a `speed` along it, m/s; None where there is no picture of tasks."""
+    """The way in which pictures show a task: as a `goal` on the plane, where observations are positions, as a
+    `direction` along a track, or as a `speed` along it in m/s; None where there is no picture of tasks."""
     task_names: ClassVar[tuple[str, ...]] = ()
-    """Names of a task's numbers; of tasks that have a kind."""
+    """The names of a task's numbers, for tasks that have a kind."""
     task_axis: ClassVar[str] = ""
-    """Label, with its unit, of an axis along which tasks lie; of directions and speeds."""
+    """The label, with its unit, of an axis along which tasks lie, for directions and speeds."""
     caption: ClassVar[str] = ""
-    """What a report says below the picture of episodes; of tasks that have a kind."""
+    """The caption of a report's picture of episodes, for tasks that have a kind."""
 
     def __post_init__(self) -> None:
-        if not is_positive_integer(self.horizon):
-            raise ValueError(f"horizon must be a positive number of steps, got {self.horizon}")
+        check_count("horizon", self.horizon, "steps")
 
     @property
     def random_start(self) -> bool:
-        """Whether an episode's start is drawn."""
+        """Whether the starts of episodes are drawn at random."""
         return True
 
     @property
     def task_bounds(self) -> tuple[float, float]:
-        """Between these lie the numbers of tasks in training; of tasks that have a kind."""
+        """The smallest and the largest number of tasks in training, for tasks that have a kind."""
         raise NotImplementedError
 
     @property
     def speed_column(self) -> int:
-        """Column of the observation that holds the forward speed, m/s; of directions and speeds."""
+        """The column of the observation that holds the forward speed in m/s, for directions and speeds."""
         raise NotImplementedError
 
     @abstractmethod
     def observation_space(self) -> spaces.Box:
-        """Of one environment."""
+        """Return the observation space of one environment."""
 
     @abstractmethod
     def action_space(self) -> spaces.Box:
-        """Of one environment."""
+        """Return the action space of one environment."""
 
     @abstractmethod
     def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
@@ -83,13 +82,20 @@ class Domain(ABC):
 
     @abstractmethod
     def start(self, generator: np.random.Generator | None) -> np.ndarray:
-        """The state in which an episode begins, (S,); the generator is None where the start is not random."""
+        """Return the state in which an episode begins, (S,).
+
+        Args:
+            generator: the source of random numbers; None where starts are not random.
+        """
 
     def checked_tasks(self, tasks: Any, leading: tuple[int, ...] = ()) -> np.ndarray:
-        """Copy tasks as an array (*leading, *task_shape); one task stands for all.
+        """Copy tasks into an array (*leading, *task_shape).
 
+        Args:
+            tasks: one task for each index of the leading shape, or a single task for all.
+            leading: the leading shape.
         Raises:
-            ValueError: they have another shape, or are not finite.
+            ValueError: the tasks have another shape, or are not finite.
         """
         accepted = dict.fromkeys([(*leading, *self.task_shape), self.task_shape])
         try:
@@ -107,12 +113,15 @@ class Domain(ABC):
         return np.broadcast_to(checked, (*leading, *self.task_shape)).copy()
 
     def checked_action(self, action: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """An action (A,), or one per environment (N, A), in the domain's dtype.
+        """Convert an action (A,), or one per environment (N, A), to the domain's dtype.
 
+        Args:
+            action: the action.
+            shape: the accepted shape.
         Raises:
-            ValueError: it has the wrong shape, or is not finite.
+            ValueError: the action has another shape, or is not finite.
         """
-        # In one memory layout, for numpy adds up an action's numbers in another order in another layout.
+        # One memory layout for all: numpy sums in an order that depends on the layout.
         action = np.asarray(action, dtype=self.dtype, order="C")
         if action.shape != shape:
             raise ValueError(f"action must have shape {shape}, got {action.shape}")
@@ -126,7 +135,7 @@ class Domain(ABC):
 
 
 def domain_class(address: type[Domain] | str) -> type[Any]:
-    """A domain's class; of an address such as `ant:Velocity` the class of that name in that file of this package."""
+    """Return a domain's class, given as such or by its address, such as `ant:Velocity` for that class in ant.py."""
     if isinstance(address, type):
         return address
     module, _, name = address.partition(":")
@@ -134,16 +143,25 @@ def domain_class(address: type[Domain] | str) -> type[Any]:
     return found
 
 
-def is_positive_integer(value: Any) -> bool:
-    """Whether a value counts something."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
+def check_count(name: str, value: Any, unit: str) -> None:
+    """Refuse anything but a positive whole number.
+
+    Args:
+        name: the name that the error uses.
+        value: the number.
+        unit: the counted things, in the plural.
+    Raises:
+        ValueError: the value is no such number.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of {unit}, 1 or more, got {value!r}")
 
 
 class TaskEnv(gymnasium.Env):
-    """One episode at a time.
+    """An environment that runs one episode at a time.
 
-    `reset(options={"task": task})` sets the task, which stays until a later reset brings another one. An environment
-    that was never given a task draws one from its own random numbers, at the first reset and at every seeded one.
+    `reset(options={"task": task})` sets the task, which stays until a later reset sets another one. An environment
+    without a given task draws one from its own random numbers at the first reset and at every reset with a seed.
 
     Args:
         domain: the family of tasks.
@@ -171,12 +189,10 @@ class TaskEnv(gymnasium.Env):
         """Begin an episode.
 
         Args:
-            seed: restarts the environment's own random numbers.
+            seed: the seed of the environment's own random numbers, which restart; None lets them go on.
             options: {"task": task} sets the task; without it the task stays.
-
         Returns:
             The first observation, (O,), and an empty info.
-
         Raises:
             ValueError: the task has the wrong shape, or is not finite.
         """
@@ -197,14 +213,12 @@ class TaskEnv(gymnasium.Env):
         return self._observe(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Do one time step.
+        """Take one time step.
 
         Args:
             action: (A,), finite.
-
         Returns:
             Observation (O,), reward, terminated, truncated, and an info.
-
         Raises:
             ValueError: the action is not a finite array of shape (A,), or no episode was begun.
         """
@@ -223,32 +237,30 @@ class TaskEnv(gymnasium.Env):
         raise NotImplementedError
 
     def _advance(self, action: np.ndarray) -> tuple[float, bool, dict[str, Any]]:
-        """One time step of a running episode: reward, terminated, info."""
+        """Take one time step of a running episode: reward, terminated, info."""
         raise NotImplementedError
 
     def _observe(self) -> np.ndarray:
-        """The observation now, an array of its own."""
+        """Return the present observation, in a new array."""
         raise NotImplementedError
 
 
 class TaskVectorEnv(VectorEnv):
-    """`num_envs` episodes in step with each other, each with its own task.
+    """`num_envs` episodes that step together, each with its own task.
 
     Sub-environment i does what the domain's `TaskEnv` does with the same settings, seed, task and actions.
 
     Args:
-        num_envs: number of episodes, N.
+        num_envs: N, the number of episodes.
         domain: the family of tasks.
-
     Raises:
-        ValueError: num_envs is not positive.
+        ValueError: num_envs is not a positive whole number.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
 
     def __init__(self, num_envs: int, domain: Domain) -> None:
-        if not is_positive_integer(num_envs):
-            raise ValueError(f"num_envs must be a positive number of environments, got {num_envs!r}")
+        check_count("num_envs", num_envs, "environments")
         self.num_envs, self.domain = num_envs, domain
         self.single_observation_space, self.single_action_space = domain.observation_space(), domain.action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -270,17 +282,15 @@ class TaskVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin episodes, everywhere or where options["reset_mask"] says so.
+        """Begin an episode in every sub-environment, or in those that options["reset_mask"] selects.
 
         Args:
-            seed: s gives sub-environment i the seed s + i; a sequence names each one's seed.
+            seed: an integer s, which gives sub-environment i the seed s + i, or a sequence of one seed for each.
             options: {"task": tasks} with tasks (N, *task_shape), or one task for all, sets the tasks; without it they
-                stay. {"reset_mask": mask} with mask (N,), bool, leaves the others, tasks and random numbers included,
-                alone.
-
+                stay. {"reset_mask": mask} with mask (N,), bool, selects sub-environments; the others do not change,
+                nor do their tasks and random numbers.
         Returns:
             Observations, (N, O), and an empty info.
-
         Raises:
             ValueError: a task, seed or mask has the wrong shape, a task is not finite, or the first mask has gaps.
             TypeError: the mask is not an array of bool.
@@ -301,14 +311,12 @@ class TaskVectorEnv(VectorEnv):
         return self._observe(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Do one time step in every unfinished episode.
+        """Take one time step in every unfinished episode.
 
         Args:
             actions: (N, A), finite.
-
         Returns:
             Observations (N, O) and rewards (N,); terminated (N,) and truncated (N,), bool; and an info.
-
         Raises:
             ValueError: the actions are not a finite array of shape (N, A), or no episodes were begun.
         """
@@ -328,17 +336,17 @@ class TaskVectorEnv(VectorEnv):
         raise NotImplementedError
 
     def _advance(self, actions: np.ndarray, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """One time step where `running`: rewards (N,), terminated (N,), info; elsewhere nothing, and any values."""
+        """Take one time step where `running`: rewards (N,), terminated (N,), info; other entries are ignored."""
         raise NotImplementedError
 
     def _observe(self) -> np.ndarray:
-        """The observations now, (N, O), an array of its own."""
+        """Return the present observations, (N, O), in a new array."""
         raise NotImplementedError
 
     def _starts(self, rows: np.ndarray, seeds: Sequence[int | None]) -> np.ndarray:
-        """Draw what `TaskEnv.reset` draws, in its order, from each sub-environment's own generator.
+        """Draw as `TaskEnv.reset` does, in the same order, from each sub-environment's own generator.
 
-        With a fixed start, an environment that was given its task never draws again: its seed is not even expanded.
+        With a fixed start and a given task nothing is drawn, so the seed is not expanded either.
         """
         random_start = self.domain.random_start
         fixed = None if random_start else self.domain.start(None)

@@ -1,4 +1,4 @@
-"""Tasks that several bodies share: which way to run, and how fast. A body adds what it is and how it is paid."""
+"""Tasks that several bodies share: a direction or a speed to run at. The bodies' files add dynamics and rewards."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ CAPTION = "Forward speed on held-out tasks, before adaptation and after each inn
 
 @dataclass(frozen=True, kw_only=True)
 class DirectionGoals(Domain):
-    """A task is a direction along the track d: −1 (backwards) or +1 (forwards)."""
+    """Tasks that are a direction d along the track: −1 (backwards) or +1 (forwards)."""
 
     task_meaning: ClassVar[str] = "a direction (-1 or 1)"
     task_shape: ClassVar[tuple[int, ...]] = ()
@@ -26,7 +26,7 @@ class DirectionGoals(Domain):
         return -1.0, 1.0
 
     def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
-        """As many forwards as backwards, in random order; where their number is odd, one is tossed: (num_tasks,)."""
+        """Draw as many tasks forwards as backwards, in random order: (num_tasks,). An odd one is drawn by itself."""
         directions = np.resize([1.0, -1.0], num_tasks) * generator.choice([-1.0, 1.0])
         return generator.permutation(directions)
 
@@ -39,16 +39,16 @@ class DirectionGoals(Domain):
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedGoals(Domain):
-    """A task is a speed forwards along the track v*, m/s.
+    """Tasks that are a forward speed v* along the track, in m/s.
 
     Raises:
-        ValueError: the range of goals is not finite, or upside down.
+        ValueError: the range of goals is not finite, or its lower bound is above the upper one.
     """
 
     min_speed: float = 0.0
-    """Slowest goal, m/s."""
+    """The slowest goal, in m/s."""
     max_speed: float = 2.0
-    """Fastest goal, m/s. Goals are uniform between the two."""
+    """The fastest goal, in m/s. Goals are uniform between the two."""
 
     task_meaning: ClassVar[str] = "a speed in m/s"
     task_shape: ClassVar[tuple[int, ...]] = ()
@@ -71,5 +71,5 @@ class SpeedGoals(Domain):
         return self.min_speed, self.max_speed
 
     def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
-        """Uniform between the slowest and the fastest goal: (num_tasks,)."""
+        """Draw speeds uniformly between the slowest and the fastest goal: (num_tasks,)."""
         return generator.uniform(self.min_speed, self.max_speed, num_tasks)

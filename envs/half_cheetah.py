@@ -1,7 +1,7 @@
 """HalfCheetah: a planar cheetah that runs in a given direction or at a given speed.
 
-The locomotion benchmarks of MAML (Finn et al. 2017, Sec. 5.3) that L2F repeats (Baik et al. 2020, Figure 5). Model,
-start and dynamics are those of gymnasium's HalfCheetah-v5: 14 kg, six joint torques, 0.05 s a time step.
+These are the locomotion benchmarks of MAML (Finn et al. 2017, Sec. 5.3) that L2F repeats (Baik et al. 2020, Figure 5).
+Model, start and dynamics are those of gymnasium's HalfCheetah-v5: 14 kg, six joint torques, 0.05 s per time step.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ import numpy as np
 from .goals import DirectionGoals, SpeedGoals
 from .mujoco_batch import Body, State
 
-CONTROL_COST = 0.05  # Per squared control; the model's controls run from −1 to 1.
-ROOT_X, ROOT_Z, ROOT_ANGLE = 0, 1, 2  # Places in qpos: metres along the track, metres of height, radians.
+CONTROL_COST = 0.05  # Cost per squared control; the model's controls run from −1 to 1.
+ROOT_X, ROOT_Z, ROOT_ANGLE = 0, 1, 2  # Columns of qpos: place along the track in m, height in m, angle in radians.
 
 
 @dataclass(frozen=True, kw_only=True)
 class HalfCheetah(Body):
-    """What both tasks share: the body and what it sees of itself."""
+    """The body of both families of tasks, and its observation."""
 
     centre_of_mass: bool = True
     """Observe the body's centre of mass too, as the MAML code does: 20 numbers instead of gymnasium's 17."""
@@ -28,9 +28,13 @@ class HalfCheetah(Body):
     frame_skip: ClassVar[int] = 5
 
     def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """Positions without the place on the track (8), velocities (9), and the centre of mass (3): (..., 20 or 17).
+        """Observe positions without the place on the track (8), velocities (9), and the centre of mass (3).
 
-        Metres, radians, and their rates per second.
+        Args:
+            qpos: (..., 9), positions in m and radians.
+            qvel: (..., 9), velocities in m/s and rad/s.
+        Returns:
+            (..., 20), or (..., 17) without the centre of mass.
         """
         parts = [qpos[..., ROOT_Z:], qvel]
         if self.centre_of_mass:
@@ -42,7 +46,7 @@ class HalfCheetah(Body):
         return 8
 
     def forward_speed(self, before: State, after: State) -> np.ndarray:
-        """Mean speed of the torso along the track over one time step, (...), m/s."""
+        """Compute the torso's mean speed along the track over one time step: (...), m/s."""
         return (after.qpos[..., ROOT_X] - before.qpos[..., ROOT_X]) / self.time_step
 
     @cached_property
@@ -51,16 +55,20 @@ class HalfCheetah(Body):
 
 
 def control_cost(control: np.ndarray) -> np.ndarray:
-    """0.05 |a|² of the controls that were applied, (..., A) → (...)."""
+    """Compute 0.05 |a|² of the applied controls (..., A): (...)."""
     return CONTROL_COST * np.square(control).sum(-1)
 
 
 class Skeleton:
-    """Geometry of a planar chain of hinges below (root_x, root_z, root_angle), as in gymnasium's planar models."""
+    """The geometry of a planar tree of hinges below (root_x, root_z, root_angle), as in gymnasium's planar models.
+
+    Args:
+        model: the MuJoCo model.
+    """
 
     def __init__(self, model: Any) -> None:
         parent, offset, mass = model.body_parentid[1:] - 1, model.body_pos[1:], model.body_mass[1:]
-        # A body turns its own centre of mass, and everything that hangs from it by the offset of that part's hinge.
+        # A body's angle moves its own centre of mass, and every part attached to it by the offset of that part's hinge.
         levers = mass[:, None] * model.body_ipos[1:]
         for child in range(1, len(parent)):
             levers[parent[child]] += model.body_subtreemass[1:][child] * offset[child]
@@ -69,12 +77,12 @@ class Skeleton:
         self._root_height = offset[0, 2]
 
     def centre_of_mass(self, qpos: np.ndarray) -> np.ndarray:
-        """Of the whole body, (..., nq) → (..., 3), metres.
+        """Compute the centre of mass of the whole body, (..., 3) in m, from positions (..., nq).
 
         c = root + Σ_k R(α_k) l_k, with α_k the angle of body k (the sum of hinges above it), R the rotation about the
         y axis, and l_k the body's mass-weighted lever.
         """
-        # Bodies first, so that each is one run of numbers: (nq, n).
+        # Bodies first, so that the numbers of each lie side by side: (nq, n).
         places = qpos.reshape(-1, qpos.shape[-1]).T.copy()
         angles = places[ROOT_ANGLE:]
         for body, parent in enumerate(self._parents[1:], 1):
@@ -98,7 +106,7 @@ class Direction(HalfCheetah, DirectionGoals):
     """
 
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """d v − 0.05 |a|², (...)."""
+        """Compute d v − 0.05 |a|², (...)."""
         return task * self.forward_speed(before, after) - control_cost(control)
 
 
@@ -107,11 +115,11 @@ class Direction(HalfCheetah, DirectionGoals):
 
 @dataclass(frozen=True, kw_only=True)
 class Velocity(HalfCheetah, SpeedGoals):
-    """Run at a given speed: reward −|v − v*| − 0.05 |a|². A task is v*, m/s, uniform in [min_speed, max_speed].
+    """Run at a given speed: reward −|v − v*| − 0.05 |a|². A task is v* in m/s, uniform in [min_speed, max_speed].
 
     Some codes draw goals up to 3 m/s instead of the papers' 2. Observation, units and start are those of `HalfCheetah`.
     """
 
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """−|v − v*| − 0.05 |a|², (...)."""
+        """Compute −|v − v*| − 0.05 |a|², (...)."""
         return -np.abs(self.forward_speed(before, after) - task) - control_cost(control)

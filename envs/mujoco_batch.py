@@ -1,7 +1,7 @@
-"""Locomotion on MuJoCo: many simulations at once over `mujoco.batch.Batch`, and one that can be looked at.
+"""Locomotion on MuJoCo: many simulations at once with `mujoco.batch.Batch`, and a single one that can be rendered.
 
-A `Body` is a domain whose state is a MuJoCo simulation's (qpos, qvel). Its observation, reward and end are pure
-functions of states, for any leading batch shape, so `MuJoCoEnv` and `MuJoCoVectorEnv` only move the simulations.
+A `Body` is a domain whose state is that of a MuJoCo simulation (qpos, qvel). Its observation, reward and end are pure
+functions of states, for any leading batch shape, so `MuJoCoEnv` and `MuJoCoVectorEnv` only step the simulations.
 Starts, and the dynamics between two observations, are those of gymnasium's environment of the same model.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium import spaces
 from mujoco.batch import Batch, SimulationError
 
-from .base import Domain, TaskEnv, TaskVectorEnv, domain_class, is_positive_integer
+from .base import Domain, TaskEnv, TaskVectorEnv, check_count, domain_class
 
 if TYPE_CHECKING:
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GYMNASIUM_MODELS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
-# MuJoCo counts these warnings when it finds a state that is not finite or huge, and then resets that simulation.
+# MuJoCo counts these warnings when it finds a state that is huge or not finite, and then resets that simulation.
 DIVERGED = [getattr(mujoco.mjtWarning, f"mjWARN_BAD{state}").value for state in ("QPOS", "QVEL", "QACC")]
-ELEVATION = -15.0  # Of the camera, degrees above the horizon, looking down.
-COUNT = 1  # Column of `Batch.warning` that holds how often.
+ELEVATION = -15.0  # Elevation of the camera's line of sight in degrees; it looks down.
+COUNT = 1  # Column of `Batch.warning` that holds the number of occurrences.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +48,16 @@ class Body(Domain):
     horizon: int = 200
     """Time steps T after which an episode is truncated."""
     model_file: str = ""
-    """An XML file of the user's own instead of gymnasium's; with the same joints and actuators."""
+    """An XML file to use instead of gymnasium's, with the same joints and actuators."""
     reset_noise_scale: float = 0.1
-    """Of the random start around the model's own."""
+    """The scale of the random start around the model's own."""
 
     gymnasium_model: ClassVar[str]
-    """File of the model among gymnasium's."""
+    """The name of the model's file in gymnasium."""
     frame_skip: ClassVar[int]
-    """Physics steps per time step."""
+    """The number of physics steps per time step."""
     camera_distance: ClassVar[float] = 4.0
-    """Of pictures, metres from the body."""
+    """The distance between camera and body in pictures, in m."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,17 +79,17 @@ class Body(Domain):
 
     @property
     def model_path(self) -> Path:
-        """The model's file."""
+        """The path of the model's file."""
         return Path(self.model_file) if self.model_file else GYMNASIUM_MODELS / self.gymnasium_model
 
     @cached_property
     def model(self) -> mujoco.MjModel:
-        """The compiled model; not to be changed."""
+        """The compiled model; it must not be changed."""
         return load_model(self.model_path)
 
     @cached_property
     def time_step(self) -> float:
-        """Seconds between two observations."""
+        """The time between two observations, in seconds."""
         return self.model.opt.timestep * self.frame_skip
 
     def action_space(self) -> spaces.Box:
@@ -112,11 +112,11 @@ class Body(Domain):
         )
 
     def start_velocities(self, generator: np.random.Generator) -> np.ndarray:
-        """qvel of a start, (nv,); some of gymnasium's environments draw it from a Gaussian, others uniformly."""
+        """Draw the velocities of a start, (nv,): Gaussian or uniform, as gymnasium's environment of the body does."""
         return self.reset_noise_scale * generator.standard_normal(self.model.nv)
 
     def applied(self, action: np.ndarray) -> np.ndarray:
-        """The control that an action becomes: clipped to the actuators' ranges, (..., A)."""
+        """Clip an action (..., A) to the actuators' ranges, which gives the control that is applied."""
         return np.clip(action, *self._control_range)
 
     @cached_property
@@ -126,40 +126,49 @@ class Body(Domain):
 
     @abstractmethod
     def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """The observation of states (..., nq), (..., nv): (..., O)."""
+        """Compute the observation (..., O) of positions (..., nq) and velocities (..., nv)."""
 
     @abstractmethod
     def reward(self, before: "State", after: "State", control: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """Of a time step that led from one state to the next under an applied control (..., A): (...)."""
+        """Compute the reward of a time step, (...).
+
+        Args:
+            before: the state before the step.
+            after: the state after the step.
+            control: (..., A), the applied control.
+            task: (..., *task_shape).
+        """
 
     def fallen(self, state: "State") -> np.ndarray:
-        """Whether the episode ends here, (...) bool. By default it never does."""
+        """Tell whether the episode ends in a state, (...) bool. By default it never does."""
         return np.zeros(state.qpos.shape[:-1], bool)
 
     def dynamics(self, task: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Fields of the model that depend on the task, by name: (..., *field's shape). By default none do."""
+        """Compute the model's fields that depend on the task, by name: (..., *field's shape). By default none do."""
         return {}
 
 
 @dataclass(frozen=True)
 class State:
-    """Positions and velocities of simulations."""
+    """The state of one or many simulations."""
 
     qpos: np.ndarray
-    """(..., nq)"""
+    """(..., nq), positions."""
     qvel: np.ndarray
-    """(..., nv)"""
+    """(..., nv), velocities."""
 
     def finite(self) -> np.ndarray:
-        """Where every number is, (...) bool."""
+        """Tell where all numbers are finite, (...) bool."""
         return np.isfinite(self.qpos).all(-1) & np.isfinite(self.qvel).all(-1)
 
 
 def load_model(path: Path) -> mujoco.MjModel:
     """Compile a model.
 
+    Args:
+        path: the XML file.
     Raises:
-        ValueError: the file is missing or is no MuJoCo model; names it.
+        ValueError: the file is missing or is no MuJoCo model; the error names it.
     """
     with quiet:
         try:
@@ -173,10 +182,10 @@ def load_model(path: Path) -> mujoco.MjModel:
 
 
 class _Quiet(contextlib.AbstractContextManager[None]):
-    """Keeps MuJoCo's warnings from the terminal and from a MUJOCO_LOG.TXT in the working directory.
+    """Redirects MuJoCo's warnings from the terminal, and from MUJOCO_LOG.TXT in the working directory, to the log.
 
     They are the compiler's deprecation notes about gymnasium's models, and divergences, which the environments report.
-    MuJoCo has one handler for the whole process, so threads that are quiet at the same time share it.
+    MuJoCo has one handler for the whole process, so threads that are in this context at the same time share it.
     """
 
     def __init__(self) -> None:
@@ -213,9 +222,11 @@ class MuJoCoEnv(TaskEnv):
     Args:
         family: the domain's class, or its address in this package, such as `ant:Velocity`.
         render_mode: None, "rgb_array" or "human".
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width: the width of the picture, in px.
+        height: the height of the picture, in px.
         arguments: the family's fields.
+    Raises:
+        ValueError: the render mode is unknown, or an argument is out of range.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 20}
@@ -244,7 +255,7 @@ class MuJoCoEnv(TaskEnv):
         self._state: State  # The last good one.
 
     def render(self) -> np.ndarray | None:
-        """A picture (height, width, 3) of bytes in mode "rgb_array"; a window in mode "human".
+        """Return a picture (height, width, 3) of bytes in mode "rgb_array", or show a window in mode "human".
 
         Raises:
             ValueError: the environment has no render mode.
@@ -253,7 +264,7 @@ class MuJoCoEnv(TaskEnv):
             raise ValueError("render needs a render_mode, got None; make the environment with render_mode='rgb_array'")
         body = self.data.subtree_com[1]
         if self._renderer is None:
-            # Not before: it brings a library for windows, which training needs not have.
+            # Imported late: it needs a library for windows, which training does not.
             from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
             camera = {"distance": self.domain.camera_distance, "elevation": ELEVATION, "lookat": body.copy()}
@@ -297,11 +308,11 @@ class MuJoCoEnv(TaskEnv):
         return reward, bool(self.domain.fallen(after)), {}
 
     def _simulate(self) -> bool:
-        """Step the simulation; says whether it diverged."""
+        """Step the simulation, and return whether it diverged."""
         warned = self._divergences()
         with quiet:
             mujoco.mj_step(self.model, self.data, nstep=self.domain.frame_skip)
-        # MuJoCo looks for bad numbers before each physics step, so those of the last one are still to be found.
+        # MuJoCo looks for bad numbers before each physics step, so those of the last step are found here.
         return self._divergences() > warned or not State(self.data.qpos, self.data.qvel).finite()
 
     def _divergences(self) -> int:
@@ -320,32 +331,33 @@ class MuJoCoEnv(TaskEnv):
 class MuJoCoVectorEnv(TaskVectorEnv):
     """Many simulations, stepped together on a thread pool; the number of threads changes no digit.
 
-    A simulation whose state stops being finite ends its episode with reward 0, keeps its last good state, and is
-    reported by number in info["diverged"], (N,) bool, and in the log; the others go on.
+    A simulation whose state is no longer finite ends its episode with reward 0, keeps its last good state, and is
+    reported in info["diverged"], (N,) bool, and in the log; the others go on.
 
     Args:
         family: the domain's class, or its address in this package, such as `ant:Velocity`.
-        num_envs: number of simulations, N.
-        threads: CPU threads of the simulation.
+        num_envs: N, the number of simulations.
+        threads: the number of CPU threads of the simulation.
         arguments: the family's fields.
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     domain: Body
 
     def __init__(self, family: type[Body] | str, num_envs: int = 1, threads: int = 1, **arguments: Any) -> None:
         super().__init__(num_envs, domain_class(family)(**arguments))
-        self.physics_seconds = 0.0  # Spent inside the simulator so far.
+        self.physics_seconds = 0.0  # Time spent inside the simulator so far.
         self.threads = threads
 
     @property
     def threads(self) -> int:
-        """CPU threads of the simulation. Setting it begins anew: reset before the next step."""
+        """The number of CPU threads of the simulation. After it is set, a reset must come before the next step."""
         return self._batch.nthread
 
     @threads.setter
     def threads(self, number: int) -> None:
-        if not is_positive_integer(number):
-            raise ValueError(f"threads must be a positive number, got {number!r}")
+        check_count("threads", number, "CPU threads")
         self._batch = Batch(self.domain.model, self.num_envs, int(number))
         self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self._begun = False
@@ -382,7 +394,7 @@ class MuJoCoVectorEnv(TaskVectorEnv):
         return rewards, diverged | self.domain.fallen(after), info
 
     def _simulate(self, running: np.ndarray) -> np.ndarray:
-        """Step the running simulations; says which of them diverged, (N,) bool."""
+        """Step the running simulations, and return which of them diverged, (N,) bool."""
         failed = np.zeros(self.num_envs, bool)
         begin = time.perf_counter()
         try:
@@ -394,13 +406,13 @@ class MuJoCoVectorEnv(TaskVectorEnv):
         return failed | self._diverged(running)
 
     def _diverged(self, running: np.ndarray) -> np.ndarray:
-        """Which running simulations met bad numbers in the last step, (N,) bool."""
+        """Find the running simulations with bad numbers in the last step, (N,) bool."""
         before = self._divergences
-        # Sums over everything are much faster, and nearly always enough.
+        # Sums over all simulations are much faster, and nearly always suffice.
         if self._batch.warning.sum() == self._warnings and np.isfinite(self._qpos.sum() + self._qvel.sum()):
             return np.zeros(self.num_envs, bool)
         self._count_divergences()
-        # MuJoCo looks for bad numbers before each physics step, so those of the last one are still to be found.
+        # MuJoCo looks for bad numbers before each physics step, so those of the last step are found here.
         return (self._divergences > before) | (running & ~State(self._qpos, self._qvel).finite())
 
     def _count_divergences(self) -> None:

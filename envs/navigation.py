@@ -1,9 +1,9 @@
 """2D navigation: a point walks on a plane towards a goal that it cannot see. A task is a goal.
 
-The RL benchmark of MAML (Finn et al. 2017, Sec. 5.3) that L2F repeats (Baik et al. 2020, Figure 5). The equations stand
-once, at the top, for any leading batch shape; `Navigation2D` (one episode) and `Navigation2DVector` (many) only keep
-the position around them. All arithmetic is float32 and elementwise, so the two agree bit for bit. `Navigation2D` can
-draw itself.
+This is the RL benchmark of MAML (Finn et al. 2017, Sec. 5.3) that L2F repeats (Baik et al. 2020, Figure 5). The
+equations are written once, for any leading batch shape; `Navigation2D` (one episode) and `Navigation2DVector` (many)
+only store the position. All arithmetic is float32 and elementwise, so the two agree bit for bit. `Navigation2D` can
+draw a picture of itself.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from .base import STEP_BEFORE_RESET, Domain, TaskEnv, TaskKind, TaskVectorEnv
 MAX_STEP = 0.1  # Largest move per time step along x and along y; longer actions are clipped.
 ARRIVAL_RADIUS = 0.01  # The episode ends nearer to the goal than this along x and along y.
 
-PICTURE_SIZE = 480  # Pixels, of a side.
-OVERSAMPLING = 3  # Drawn so much larger and then reduced, which smooths edges.
-SIGHT = 1.8  # The picture shows so many times the distance at which goals may lie, to either side of the origin.
+PICTURE_SIZE = 480  # Side of the picture, px.
+OVERSAMPLING = 3  # Factor by which the drawing is larger before it is reduced, which smooths edges.
+SIGHT = 1.8  # The picture reaches this many times as far from the origin as goals may lie.
 PAPER, SQUARE, LINES, INK = "#FFFFFF", "#F3F5F8", "#D5DAE0", "#333333"
 WALKER, GOAL = "#0072B2", "#E69F00"  # Okabe and Ito's blue and orange.
 
@@ -33,8 +33,7 @@ def move(position: np.ndarray, action: np.ndarray) -> np.ndarray:
 
     Args:
         position: (..., 2), float32.
-        action: (..., 2), float32, a velocity per time step; any size.
-
+        action: (..., 2), float32, a velocity per time step of any size.
     Returns:
         (..., 2), the new position.
     """
@@ -42,12 +41,11 @@ def move(position: np.ndarray, action: np.ndarray) -> np.ndarray:
 
 
 def distance_reward(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Reward of the released MAML code: r = −|x − g|, at the position after the move.
+    """Compute the reward of the released MAML code: r = −|x − g|, at the position after the move.
 
     Args:
         position: (..., 2).
         goal: (..., 2).
-
     Returns:
         (...), at most 0.
     """
@@ -55,17 +53,16 @@ def distance_reward(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 
 def squared_distance_reward(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Reward of the papers' text: r = −|x − g|². Arguments and result as in `distance_reward`."""
+    """Compute the reward of the papers' text: r = −|x − g|². Arguments and result are those of `distance_reward`."""
     return -_squared_distance(position, goal)
 
 
 def arrived(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Say whether the goal is reached: |x − g| < ARRIVAL_RADIUS along x and along y.
+    """Tell whether the goal is reached: |x − g| < ARRIVAL_RADIUS along x and along y.
 
     Args:
         position: (..., 2).
         goal: (..., 2).
-
     Returns:
         (...), bool.
     """
@@ -74,7 +71,7 @@ def arrived(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 
 def _squared_distance(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    # Spelled out: numpy may add up an axis in another order for another batch shape.
+    # Written out, because the order of numpy's sum over an axis may depend on the batch shape.
     offset = position - goal
     return np.square(offset[..., 0]) + np.square(offset[..., 1])
 
@@ -83,10 +80,9 @@ def sample_goals(num_tasks: int, generator: np.random.Generator, goal_range: flo
     """Draw goals uniformly from the square [−goal_range, goal_range]².
 
     Args:
-        num_tasks: number of goals, N.
-        generator: source of randomness.
+        num_tasks: N, the number of goals.
+        generator: the source of random numbers.
         goal_range: half the side of the square, positive.
-
     Returns:
         (N, 2), float32.
     """
@@ -98,7 +94,7 @@ def sample_goals(num_tasks: int, generator: np.random.Generator, goal_range: flo
 
 @dataclass(frozen=True, kw_only=True)
 class Navigation(Domain):
-    """A point on a plane, with a goal.
+    """A point on a plane that walks to a goal.
 
     Raises:
         ValueError: goal_range or horizon is not positive and finite.
@@ -109,7 +105,7 @@ class Navigation(Domain):
     squared: bool = False
     """Reward −|x − g|² instead of −|x − g|."""
     goal_range: float = 0.5
-    """Half the side of the square that goals and varying starts come from."""
+    """Half the side of the square from which goals and varying starts are drawn."""
 
     dtype: ClassVar[type[np.floating]] = np.float32
     task_meaning: ClassVar[str] = "a goal"
@@ -145,7 +141,7 @@ class Navigation(Domain):
         return np.zeros(2, np.float32) if generator is None else sample_goals(1, generator, self.goal_range)[0]
 
     def reward(self, position: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Reward at the position after the move, (...)."""
+        """Compute the reward at the position after the move, (...)."""
         return (squared_distance_reward if self.squared else distance_reward)(position, goal)
 
 
@@ -153,15 +149,14 @@ class Navigation(Domain):
 
 
 def picture(path: np.ndarray, goal: np.ndarray, goal_range: float) -> np.ndarray:
-    """The plane from above: the square of goals, the goal as a star, the path so far, and the walker at its end.
+    """Draw the plane from above: the square of goals, the goal as a star, the path, and the walker at its end.
 
-    A walker that has left the picture shows as a ring on its edge.
+    A walker that has left the picture is drawn as a ring on its edge.
 
     Args:
         path: (S + 1, 2), every position so far.
         goal: (2,).
         goal_range: half the side of the square of goals.
-
     Returns:
         (PICTURE_SIZE, PICTURE_SIZE, 3), bytes.
     """
@@ -169,7 +164,7 @@ def picture(path: np.ndarray, goal: np.ndarray, goal_range: float) -> np.ndarray
     sight = SIGHT * max(goal_range, float(np.abs(goal).max()))
 
     def pixels(points: np.ndarray) -> np.ndarray:
-        # Pixels count downwards. Far outside the picture all places are alike.
+        # Rows of pixels count downwards. Places far outside of the picture are clipped.
         return np.clip((0.5 + np.multiply(points, (0.5, -0.5)) / sight) * side, -9 * side, 9 * side)
 
     image = Image.new("RGB", (side, side), PAPER)
@@ -199,7 +194,7 @@ def _disc(draw: ImageDraw.ImageDraw, centre: np.ndarray, radius: float, colour: 
 
 
 def _star(draw: ImageDraw.ImageDraw, centre: np.ndarray, radius: float) -> None:
-    """Five points, with the inner corners of a pentagram, and an outline that sets it off."""
+    """Draw a star with five points, the inner corners of a pentagram, and an outline."""
     angles = np.pi / 5 * np.arange(10)
     spikes = np.stack([np.sin(angles), -np.cos(angles)], 1) * np.where(np.arange(10) % 2, 0.45, 1.0)[:, None]
     for size, colour in ((1.35, PAPER), (1.12, INK), (0.9, GOAL)):
@@ -217,7 +212,9 @@ class Navigation2D(TaskEnv):
 
     Args:
         render_mode: None or "rgb_array".
-        arguments: those of `Navigation`: varying_start, squared, goal_range, horizon.
+        arguments: the fields of `Navigation`: varying_start, squared, goal_range, horizon.
+    Raises:
+        ValueError: the render mode is unknown, or an argument is out of range.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -231,7 +228,7 @@ class Navigation2D(TaskEnv):
         self.render_mode = render_mode
 
     def render(self) -> np.ndarray:
-        """The plane with goal, path and walker: see `picture`.
+        """Draw the plane with goal, path and walker, as `picture` does.
 
         Raises:
             ValueError: the environment has no render mode, or no episode was begun.
@@ -257,14 +254,14 @@ class Navigation2D(TaskEnv):
 
 
 class Navigation2DVector(TaskVectorEnv):
-    """2D navigation, `num_envs` episodes in step with each other, each with its own goal.
+    """2D navigation, `num_envs` episodes that step together, each with its own goal.
 
     Sub-environment i does bit for bit what `Navigation2D` does with the same settings, seed, task and actions. Tasks,
     masks and frozen episodes are as in `TaskVectorEnv`.
 
     Args:
-        num_envs: number of episodes, N.
-        arguments: those of `Navigation`: varying_start, squared, goal_range, horizon.
+        num_envs: N, the number of episodes.
+        arguments: the fields of `Navigation`: varying_start, squared, goal_range, horizon.
     """
 
     domain: Navigation

@@ -1,14 +1,16 @@
-"""Hopper and Walker2d with random dynamics: the same goal, to run forwards, in bodies that differ.
+"""Hopper and Walker2d with random dynamics: every task is to run forwards, in a body that differs.
 
-The rand-params benchmarks of PEARL (Rakelly et al. 2019) and ProMP (Rothfuss et al. 2019). Observation, reward, end and
-start are those of gymnasium's Hopper-v5 and Walker2d-v5: planar legs below a torso, 0.008 s a time step. A task says by
-which factors masses, joint damping and friction differ from the model's own; task 0 is gymnasium's environment exactly.
+These are the rand-params benchmarks of PEARL (Rakelly et al. 2019) and ProMP (Rothfuss et al. 2019). Observation,
+reward, end and start are those of gymnasium's Hopper-v5 and Walker2d-v5: planar legs below a torso, 0.008 s per time
+step. A task holds factors by which masses, joint damping and friction differ from the model's own; task 0 is exactly
+gymnasium's environment.
 
-Departures from the published environments, which are on older versions of gymnasium's:
+There are departures from the published environments, which use older versions of gymnasium's:
 
-- They scale every body's mass and each of its three moments of inertia by factors of their own, which no solid body may
-  have (a moment may exceed the sum of the other two). Here moments follow their body's mass, as its density changes.
-- They scale each geom's friction by a factor of its own. MuJoCo takes the larger friction of two geoms that touch, so
+- They scale every body's mass and each of its three moments of inertia by separate factors. No solid body has such
+  moments, for one may exceed the sum of the other two. Here moments scale with their body's mass, as if its density
+  changed.
+- They scale each geom's friction by a separate factor. MuJoCo takes the larger friction of two geoms that touch, so
   most of these factors have no effect. Here one factor scales all, and thereby each contact's friction exactly.
 """
 
@@ -21,35 +23,35 @@ import numpy as np
 
 from .mujoco_batch import Body, State
 
-CONTROL_COST = 0.001  # Per squared control; the models' controls run from −1 to 1.
-SURVIVAL_BONUS = 1.0  # Every time step that does not end in a fall.
-FASTEST_SEEN = 10.0  # Observed velocities are clipped to ± this, m/s and rad/s.
-ROOT_X, ROOT_Z, ROOT_ANGLE = 0, 1, 2  # Places in qpos: metres along the track, metres of height, radians.
+CONTROL_COST = 0.001  # Cost per squared control; the models' controls run from −1 to 1.
+SURVIVAL_BONUS = 1.0  # Reward for every time step that does not end in a fall.
+FASTEST_SEEN = 10.0  # Observed velocities are clipped to ± this, in m/s and rad/s.
+ROOT_X, ROOT_Z, ROOT_ANGLE = 0, 1, 2  # Columns of qpos: place along the track in m, height in m, angle in radians.
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomDynamics(Body):
     """Run forwards, as fast as possible, in a body of random dynamics: reward v + 1 (unless fallen) − 0.001 |a|².
 
-    A task is log-scales: of each body's mass and inertia, of each damped joint's damping, and of all friction, in the
-    model's order. Each is uniform in ± log(spread), dampings in ± log(damping_spread).
+    A task is an array of log-scales: one for each body's mass and inertia, one for each damped joint's damping, and one
+    for all friction, in the model's order. Each is uniform in ± log(spread), dampings in ± log(damping_spread).
 
     Raises:
         ValueError: a spread is below 1, or the model has other numbers of bodies or damped joints than the tasks scale.
     """
 
     spread: float = 1.5**3
-    """Largest factor of mass and friction; 1 leaves them alone."""
+    """The largest factor of mass and friction; with 1 they do not vary."""
     damping_spread: float = 1.3**3
-    """Largest factor of a joint's damping; 1 leaves it alone."""
+    """The largest factor of a joint's damping; with 1 it does not vary."""
     reset_noise_scale: float = 5e-3
-    """Of the random start around the model's own."""
+    """The scale of the random start around the model's own."""
 
     frame_skip: ClassVar[int] = 4
     bodies: ClassVar[int]
-    """Masses that a task scales."""
+    """The number of masses that a task scales."""
     damped_joints: ClassVar[int]
-    """Dampings that a task scales."""
+    """The number of dampings that a task scales."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +72,7 @@ class RandomDynamics(Body):
         return generator.uniform(-self.reset_noise_scale, self.reset_noise_scale, self.model.nv)
 
     def sample_tasks(self, num_tasks: int, generator: np.random.Generator) -> np.ndarray:
-        """Uniform log-scales: (num_tasks, bodies + damped_joints + 1)."""
+        """Draw uniform log-scales: (num_tasks, bodies + damped_joints + 1)."""
         widths = np.log(np.repeat([self.spread, self.damping_spread, self.spread], self._sections))
         return generator.uniform(-widths, widths, (num_tasks, len(widths)))
 
@@ -90,26 +92,30 @@ class RandomDynamics(Body):
         }
 
     def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """Positions without the place on the track, and clipped velocities: (..., nq − 1 + nv).
+        """Observe positions without the place on the track, and clipped velocities.
 
-        Metres, radians, and their rates per second.
+        Args:
+            qpos: (..., nq), positions in m and radians.
+            qvel: (..., nv), velocities in m/s and rad/s.
+        Returns:
+            (..., nq − 1 + nv).
         """
         return np.concatenate([qpos[..., ROOT_Z:], np.clip(qvel, -FASTEST_SEEN, FASTEST_SEEN)], axis=-1)
 
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """v + 1 (unless fallen) − 0.001 |a|², (...); v is the torso's mean speed over the time step, m/s."""
+        """Compute v + 1 (unless fallen) − 0.001 |a|², (...); v is the torso's mean speed over the time step in m/s."""
         forward_speed = (after.qpos[..., ROOT_X] - before.qpos[..., ROOT_X]) / self.time_step
         survival = np.where(self.fallen(after), 0.0, SURVIVAL_BONUS)
         return forward_speed + survival - CONTROL_COST * np.square(control).sum(-1)
 
     @property
     def _sections(self) -> tuple[int, int, int]:
-        """How many log-scales of a task are for masses, dampings and friction."""
+        """The numbers of a task's log-scales for masses, dampings and friction."""
         return self.bodies, self.damped_joints, 1
 
     @cached_property
     def _damped(self) -> np.ndarray:
-        """Degrees of freedom that have damping."""
+        """The degrees of freedom that have damping."""
         return np.flatnonzero(self.model.dof_damping)
 
 
@@ -118,7 +124,7 @@ class RandomDynamics(Body):
 
 @dataclass(frozen=True, kw_only=True)
 class Hopper(RandomDynamics):
-    """One leg: four bodies (torso, thigh, leg, foot), three joints. Observation (11,), action (3,)."""
+    """A body with one leg: four parts (torso, thigh, leg, foot), three joints. Observation (11,), action (3,)."""
 
     gymnasium_model: ClassVar[str] = "hopper.xml"
     camera_distance: ClassVar[float] = 3.0
@@ -128,7 +134,7 @@ class Hopper(RandomDynamics):
     task_shape: ClassVar[tuple[int, ...]] = (8,)
 
     def fallen(self, state: State) -> np.ndarray:
-        """Below 0.7 m, tilted by more than 0.2 rad, or any angle or velocity beyond ±100, (...) bool."""
+        """Tell whether the torso is below 0.7 m or tilted by over 0.2 rad, or an angle or velocity is beyond ±100."""
         upright = (state.qpos[..., ROOT_Z] > 0.7) & (np.abs(state.qpos[..., ROOT_ANGLE]) < 0.2)
         calm = (np.abs(state.qpos[..., ROOT_ANGLE:]) < 100).all(-1) & (np.abs(state.qvel) < 100).all(-1)
         return ~(upright & calm)
@@ -139,7 +145,7 @@ class Hopper(RandomDynamics):
 
 @dataclass(frozen=True, kw_only=True)
 class Walker2d(RandomDynamics):
-    """Two legs: seven bodies (torso; thigh, leg, foot, twice), six joints. Observation (17,), action (6,)."""
+    """A body with two legs: seven parts (torso, two thighs, legs, feet), six joints. Observation (17,), action (6,)."""
 
     gymnasium_model: ClassVar[str] = "walker2d_v5.xml"
     bodies: ClassVar[int] = 7
@@ -148,6 +154,6 @@ class Walker2d(RandomDynamics):
     task_shape: ClassVar[tuple[int, ...]] = (14,)
 
     def fallen(self, state: State) -> np.ndarray:
-        """Not between 0.8 and 2 m, or tilted by more than 1 rad, (...) bool."""
+        """Tell whether the torso is outside of 0.8 to 2 m, or tilted by more than 1 rad: (...) bool."""
         height, angle = state.qpos[..., ROOT_Z], state.qpos[..., ROOT_ANGLE]
         return ~((height > 0.8) & (height < 2.0) & (np.abs(angle) < 1.0))

@@ -336,7 +336,7 @@ def test_importing_again_registers_nothing_twice():
 @pytest.mark.parametrize("make", [Navigation2D, Navigation2DVector])
 @pytest.mark.parametrize("horizon", [0, -3, 2.5, True])
 def test_a_horizon_that_is_no_positive_number_of_steps_is_refused(make, horizon):
-    with pytest.raises(ValueError, match=f"^horizon must be a positive number of steps, got {horizon}$"):
+    with pytest.raises(ValueError, match=f"^horizon must be a whole number of steps, 1 or more, got {horizon}$"):
         make(horizon=horizon)
 
 
@@ -348,7 +348,7 @@ def test_a_goal_range_that_is_not_positive_and_finite_is_refused(make, goal_rang
 
 
 def test_zero_environments_are_refused():
-    with pytest.raises(ValueError, match="num_envs must be a positive number of environments, got 0"):
+    with pytest.raises(ValueError, match="num_envs must be a whole number of environments, 1 or more, got 0"):
         Navigation2DVector(0)
 
 

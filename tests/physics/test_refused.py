@@ -69,7 +69,7 @@ def test_a_task_that_is_no_direction_is_refused(name):
             {"reset_noise_scale": -1.0},
             "reset_noise_scale must be finite and not negative, got -1",
         ),
-        ("AntDir", {"horizon": 0}, "horizon must be a positive number of steps, got 0"),
+        ("AntDir", {"horizon": 0}, "horizon must be a whole number of steps, 1 or more, got 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(name, arguments, message):
@@ -80,7 +80,7 @@ def test_arguments_out_of_range_are_refused(name, arguments, message):
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True])
 def test_threads_that_are_no_positive_number_are_refused(threads):
-    with pytest.raises(ValueError, match=f"threads must be a positive number, got {threads}"):
+    with pytest.raises(ValueError, match=f"threads must be a whole number of CPU threads, 1 or more, got {threads}"):
         batch("HopperRandParams", 2, threads=threads)
 
 
