@@ -331,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
         with open(options.out / "numbers.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["figure", "method", "seed", "what", "value"])
-            writer.writerows([*row[:-1], f"{row[-1]:.5g}"] for row in rows)
+            writer.writerows(rows)  # Every digit.
         print("\n".join([*notes(methods), f"wrote {', '.join(sorted(pictures))} and numbers.csv to {options.out}"]))
     except USER_ERRORS as error:
         return fail(error)

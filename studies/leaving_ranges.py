@@ -49,8 +49,7 @@ def main() -> None:
                 tasks = draw_tasks(family, np.random.default_rng(0), options.curves, shots, queries=100)
                 scores, _, _ = experiment.meta_loss.evaluate(tasks, settings.inner.inner_steps)
                 mse = mean_interval(scores[:, -1].numpy())
-                row = [folder.name, settings.seed, settings.method, leaves, f"{mse.mean:.4f}", f"{mse.half_width:.4f}"]
-                writer.writerow(row)
+                writer.writerow([folder.name, settings.seed, settings.method, leaves, *mse])
 
 
 if __name__ == "__main__":

@@ -184,14 +184,13 @@ def tables(scores: Scores) -> dict[str, list[list[object]]]:
 
 
 def write(path: Path | None, rows: Sequence[Sequence[object]], show: bool = True) -> None:
-    """Rows to csv, floats with three digits, where there is a path; printed too unless told otherwise."""
-    rounded = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells] for cells in rows]
+    """Write rows as csv with every digit, where there is a path; print them with three decimals where wanted."""
     if path is not None:
         with open(path, "w", newline="") as file:
-            csv.writer(file).writerows(rounded)
+            csv.writer(file).writerows(rows)
     if show:
-        for cells in rounded:
-            print(*cells, sep="\t")
+        for cells in rows:
+            print(*(f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells), sep="\t")
 
 
 def beside(scores: Scores, earlier: Path) -> list[list[object]]:

@@ -46,6 +46,7 @@ VARIANT = ("iterations", "method", "adapt", "first_order", "learn_inner_lr", "in
 OF_L2F = ("scope", "conditioning", "transform", "embedding", "initial_gamma")
 CELL = PROTOCOL + VARIANT + OF_L2F
 """What runs are told apart by; runs that differ in their seed alone share a cell."""
+SCORES = ("score", "minus_maml")
 VALUES = {*CELL, "seed", "score", "score_95", "minus_maml", "minus_maml_95"}
 """Columns that are read back as numbers and truth values; the others stay text."""
 
@@ -107,7 +108,7 @@ def read(folder: Path) -> tuple[Row, Evaluation]:
 def score_of(evaluation: Evaluation, step: int) -> Row:
     """The mean over tasks after so many steps, and its interval."""
     score = evaluation.intervals()[step]
-    return {"score": round(score.mean, 5), "score_95": round(score.half_width, 5)}
+    return {"score": score.mean, "score_95": score.half_width}
 
 
 def best_iteration(log: list[dict[str, Any]], key: str) -> int:
@@ -131,24 +132,24 @@ def pair(runs: Iterable[tuple[Row, Evaluation]]) -> list[Row]:
         baseline = baselines.get(tuple(row[name] for name in shared))
         if baseline is not None and not is_baseline(row):
             difference = paired_differences(evaluation, baseline)[row["inner_steps"]]
-            row["minus_maml"], row["minus_maml_95"] = round(difference.mean, 5), round(difference.half_width, 5)
+            row["minus_maml"], row["minus_maml_95"] = difference
     return [row for row, _ in runs]
 
 
 def over_seeds(rows: list[Row]) -> Row:
     """One row of table.csv: means over seeds with 95 % intervals over seeds, and over all seeds' tasks."""
     row = {name: rows[0][name] for name in CELL} | {"seeds": len(rows)}
-    for name in ("score", "minus_maml"):
+    for name in SCORES:
         values = np.array([row[name] for row in rows if row[name] != ""], float)
         widths = np.array([row[f"{name}_95"] for row in rows if row[name] != ""], float)
         row |= {name: "", f"{name}_95_over_seeds": "", f"{name}_95_over_tasks": ""}
         if len(values):
             interval = mean_interval(values)
-            row[name] = round(interval.mean, 4)
+            row[name] = interval.mean
             if len(values) > 1:
-                row[f"{name}_95_over_seeds"] = round(interval.half_width, 4)
+                row[f"{name}_95_over_seeds"] = interval.half_width
             # Widths of means of independent samples of one size are proportional to standard errors, and add up so.
-            row[f"{name}_95_over_tasks"] = round(math.hypot(*widths) / len(widths), 4)
+            row[f"{name}_95_over_tasks"] = math.hypot(*widths) / len(widths)
     paper = PAPER.get((row["shots"], row["inner_steps"]), {}) if row["problem"] == "sinusoid" else {}
     row["paper"] = "" if row["disjoint"] != "none" else paper.get(row["method"], "")
     return row
@@ -238,9 +239,12 @@ def table_of(lines: list[Row]) -> list[Row]:
 
 
 def show(table: list[Row]) -> None:
-    """Print a table."""
+    """Print a table, scores with four decimals."""
     for row in table:
-        print("  ".join(f"{name} {value}" for name, value in row.items() if value != ""))
+        shown = {
+            name: round(value, 4) if name.startswith(SCORES) else value for name, value in row.items() if value != ""
+        }
+        print("  ".join(f"{name} {value}" for name, value in shown.items()))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from PIL import Image, ImageColor, ImageSequence
 
 from metarl_l2f.envs import navigation as plane
 from metarl_l2f.launchers import cheetah_dir, navigation, play
-from metarl_l2f.reports import video
 from metarl_l2f.runs import film
 from metarl_l2f.runs.reinforcement import load_policy
 
@@ -250,86 +249,6 @@ def test_the_first_graphics_that_work_are_taken(monkeypatch):
     monkeypatch.setattr(film, "OPEN_GRAPHICS", "import sys; sys.exit(sys.argv[1] != 'osmesa')")
     monkeypatch.setattr(os, "environ", without_screen())
     assert film.working_graphics() == "osmesa"
-
-
-# --- Panels and files ---
-
-
-def clip(title: str, *greys: int, size=(60, 60)) -> video.Clip:
-    return video.Clip(
-        title, [Image.new("RGB", size, (grey,) * 3) for grey in greys], list(map(float, range(len(greys))))
-    )
-
-
-def test_an_ended_episode_stays_on_its_last_frame():
-    short, long = clip("short", 10, 20), clip("long", 110, 120, 130)
-    frames = [np.asarray(image)[-30] for image in video.side_by_side([short, long], "", "", "", hold=1)]
-    # In one row of pixels, paper apart, stand the two panels' greys.
-    assert [set(row[:, 0].tolist()) & {10, 20, 110, 120, 130} for row in frames] == [
-        *({10, 110}, {20, 120}, {20, 130}, {20, 130}),
-    ]
-
-
-def test_a_word_stands_still_while_its_number_grows():
-    returns = [0.0, -9.9, 12345.6]
-    growing = video.Clip("a", clip("a", 0, 0, 0, size=(200, 200)).frames, returns)
-    images = [np.asarray(image).astype(int) for image in video.side_by_side([growing], "", "", "")]
-    changed = np.flatnonzero((images[0] != images[2]).any((0, 2)))
-    word = np.flatnonzero((images[0][:, : changed[0]] < 250).any((0, 2)) & (np.arange(changed[0]) > 60))
-    assert word.size > 0  # Left of all that changes there is more than the title: "return".
-
-
-def test_text_that_is_too_long_is_cut_off():
-    (image,) = video.side_by_side([clip("a", 0, size=(200, 200))], "H" * 200, "s" * 200, "MAML")
-    (short,) = video.side_by_side([clip("a", 0, size=(200, 200))], "H", "s", "MAML")
-    assert image.size == short.size
-    assert (np.asarray(image)[:, -4:] == 255).all()
-
-
-def test_widths_and_heights_are_even_whatever_the_panels():
-    for size in ((201, 203), (200, 201), (333, 250)):
-        (image,) = video.side_by_side([clip("a", 0, size=size)], "", "", "")
-        assert image.width % 2 == image.height % 2 == 0
-
-
-def test_frames_are_scaled_in_proportion():
-    assert video.shown(np.zeros((100, 150, 3), np.uint8), 200).size == (300, 200)
-
-
-@pytest.mark.parametrize(
-    ("values", "text"), [("-1.5", "−1.5"), ("-0.0", "0.0"), ("0", "0"), ("3.25", "3.25")], ids=lambda value: value
-)
-def test_numbers_have_minus_signs(values, text):
-    assert video.minus(values) == text
-
-
-@pytest.mark.parametrize("fps", [12.5, 60, 125])
-def test_a_gif_lasts_as_long_as_it_should(tmp_path, fps):
-    frames = [Image.new("RGB", (8, 8), (2 * number,) * 3) for number in range(100)]
-    video.save(frames, tmp_path / "a.gif", fps)
-    _, durations = read_gif(tmp_path / "a.gif")
-    # One frame more or less, and a hundredth of a second for rounding.
-    assert sum(durations) / 1000 == pytest.approx(100 / fps, abs=2 / fps + 0.01)
-    assert min(durations) >= 20
-
-
-def test_a_video_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    frames = [Image.new("RGB", (8, 8))]
-    with pytest.raises(ValueError, match="clips must have frames of one size, got"):
-        video.save(video.side_by_side([clip("a", 1), clip("b", 2, size=(8, 8))], "", "", ""), tmp_path / "a.mp4", 20)
-    with pytest.raises(OSError, match=r"ffmpeg could not write the video: .*a \.gif needs no ffmpeg"):
-        video.save([Image.new("RGB", (9, 9))], tmp_path / "a.mp4", 20)  # Odd sizes H.264 refuses.
-    with pytest.raises(ValueError, match="a video must have one frame or more, got none"):
-        video.save([], tmp_path / "a.gif", 20)
-    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: (_ for _ in ()).throw(RuntimeError("No ffmpeg.")))
-    with pytest.raises(OSError, match=r"No ffmpeg\. A \.gif needs no ffmpeg"):
-        video.save(frames, tmp_path / "a.mp4", 20)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_frame_that_is_no_picture_is_refused():
-    with pytest.raises(ValueError, match=r"a frame must be \(H, W, 3\) of uint8, got shape \(4, 4\) of float64"):
-        video.shown(np.zeros((4, 4)), 200)
 
 
 # --- 2D navigation ---

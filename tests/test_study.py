@@ -48,6 +48,12 @@ def test_tables_are_the_same_from_the_scores_that_are_kept(tmp_path, capsys):
     assert "l2f − maml\t20\t1\t" in capsys.readouterr().out
 
 
+def test_tables_are_stored_to_the_last_digit_and_printed_with_three(tmp_path, capsys):
+    STUDY["write"](tmp_path / "a.csv", [["l2f", 1, 1 / 3, np.float64(0.1) * 3]])
+    assert (tmp_path / "a.csv").read_text().split(",") == ["l2f", "1", "0.3333333333333333", "0.30000000000000004\n"]
+    assert capsys.readouterr().out == "l2f\t1\t0.333\t0.300\n"
+
+
 def test_an_earlier_study_is_paired_by_seed(tmp_path):
     earlier = tmp_path / "returns.csv"
     lines = [

@@ -1,6 +1,7 @@
 """The supervised study: its table from runs, and the same table again from the scores of every task that it keeps."""
 
 import csv
+import json
 import runpy
 import shutil
 from pathlib import Path
@@ -58,6 +59,8 @@ def test_a_supervised_study_is_computed_again_from_what_it_kept(tmp_path, capsys
     assert supervised_study(["l2f", "maml", "--out", "kept"]) == 0
     assert capsys.readouterr().out == printed
     lines = (tmp_path / "kept" / "runs.csv").read_text()
+    evaluated = json.loads((tmp_path / "l2f" / "evaluation.json").read_text())["mean"][1]
+    assert f",{evaluated!r}," in lines  # To the last digit.
     assert supervised_study(["--again", "kept"]) == 0
     assert capsys.readouterr().out == printed
     # From every task's scores indeed: numbers that were written wrong are right again.

@@ -9,7 +9,6 @@ import io
 import itertools
 import math
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,9 +42,9 @@ class Clip:
     """One policy's episode."""
 
     title: str
-    """What is shown: "after 1 step"."""
+    """The name of the policy, such as "after 1 step"."""
     frames: Sequence[Image.Image]
-    """Before the first time step and after each, all of one size."""
+    """The pictures before the first time step and after each, all of one size."""
     returns: Sequence[float]
     """The return so far, one for each frame."""
 
@@ -54,10 +53,10 @@ def shown(frame: np.ndarray, height: int) -> Image.Image:
     """An environment's picture, scaled to a height in pixels.
 
     Args:
-        frame: (H, W, 3), bytes.
-        height: of the result; its width is in proportion.
+        frame: (H, W, 3), uint8.
+        height: the height of the result; its width is in proportion.
     Raises:
-        ValueError: the frame is no such picture.
+        ValueError: the frame has another shape or type.
     """
     if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
         raise ValueError(f"a frame must be (H, W, 3) of uint8, got shape {frame.shape} of {frame.dtype}")
@@ -67,16 +66,16 @@ def shown(frame: np.ndarray, height: int) -> Image.Image:
 
 
 def side_by_side(clips: Sequence[Clip], heading: str, subject: str, note: str, hold: int = 0) -> Iterator[Image.Image]:
-    """The frames of a video, with even width and height, as H.264 wants them.
+    """Yield the frames of a video, with even width and height, as H.264 needs them.
 
     An episode that ends before the others stays on its last frame.
 
     Args:
-        clips: from left to right, with frames of one size.
-        heading: above everything, in bold.
-        subject: below the heading; whatever is too long for the picture ends in "…".
-        note: at the heading's right.
-        hold: how many more times the last frame is shown.
+        clips: the clips from left to right, with frames of one size.
+        heading: the line above everything, in bold.
+        subject: the line below the heading; a line that is too long for the picture ends in "…".
+        note: a remark at the heading's right.
+        hold: the number of times that the last frame is repeated.
     Raises:
         ValueError: there are no clips, or their frames differ in size.
     """
@@ -169,13 +168,13 @@ def save(frames: Iterable[Image.Image], path: str | os.PathLike[str], fps: float
     """Write a video in one step, so that the file is always a whole video.
 
     Args:
-        frames: all of one size, at least one.
-        path: ends in .mp4 (H.264) or .gif (which repeats for ever, at 50 frames a second or fewer); an existing file is
-            replaced, its folder exists.
+        frames: the pictures, all of one size, at least one.
+        path: a path that ends in .mp4 (H.264) or .gif (which repeats for ever, at 50 frames a second or fewer); an
+            existing file is replaced, its folder exists.
         fps: frames per second.
     Raises:
         ValueError: the path ends in something else, or there are no frames.
-        OSError: the file could not be written, or ffmpeg is missing or failed.
+        OSError: the file could not be written, or ffmpeg is missing or failed; ffmpeg prints its reason itself.
     """
     path = checked_path(path)
     first, frames = _first(frames)
@@ -184,7 +183,7 @@ def save(frames: Iterable[Image.Image], path: str | os.PathLike[str], fps: float
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a video.
+    """Return the path of a video.
 
     Raises:
         ValueError: it does not end in .mp4 or .gif.
@@ -205,31 +204,46 @@ def _first(frames: Iterable[Image.Image]) -> tuple[Image.Image, Iterator[Image.I
 
 
 def _mp4(first: Image.Image, frames: Iterator[Image.Image], fps: float) -> bytes:
+    try:
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise OSError(f"{error} A .gif needs no ffmpeg.") from error
     # Into a file, not a pipe: ffmpeg goes back to the beginning to write down where everything is.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "video.mp4"
-        command = [
-            *(_ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"),
-            *("-s", f"{first.width}x{first.height}", "-r", f"{fps:g}", "-i", "-"),
-            *("-c:v", "libx264", "-crf", str(CRF), "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(file)),
-        ]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # Then ffmpeg has ended, and says why below.
-                for frame in frames:
-                    process.stdin.write(frame.tobytes())
-            _, errors = process.communicate()
-        if process.returncode:
-            reason = " ".join(errors.decode(errors="replace").split())
-            raise OSError(f"ffmpeg could not write the video: {reason}; a .gif needs no ffmpeg")
+        writer = imageio_ffmpeg.write_frames(
+            file,
+            first.size,
+            fps=fps,
+            codec="libx264",
+            quality=None,
+            macro_block_size=1,  # Sizes stay as they are; H.264 needs no more than even ones.
+            ffmpeg_log_level="error",
+            output_params=["-crf", str(CRF), "-movflags", "+faststart"],
+        )
+        with contextlib.closing(writer):
+            writer.send(None)  # Starts ffmpeg.
+            sent = 0
+            for frame in frames:
+                with _ffmpeg_failing(folder):
+                    writer.send(frame.tobytes())
+                sent += 1
+        with _ffmpeg_failing(folder):  # The writer does not look at ffmpeg's exit status.
+            if (found := imageio_ffmpeg.count_frames_and_secs(file)[0]) != sent:
+                raise RuntimeError(f"{found} of {sent} frames")
         return file.read_bytes()
 
 
-def _ffmpeg() -> str:
+@contextlib.contextmanager
+def _ffmpeg_failing(folder: str) -> Iterator[None]:
+    """Name a failure of ffmpeg, which has written its reason to standard error."""
     try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise OSError(f"{error} A .gif needs no ffmpeg.") from error
+        yield
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"ffmpeg could not write the video into {folder}, for the reason that it printed; if there is no room, "
+            "choose another folder with TMPDIR; a .gif needs no ffmpeg"
+        ) from error
 
 
 def _gif(first: Image.Image, frames: Iterator[Image.Image], fps: float) -> bytes:

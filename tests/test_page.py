@@ -1,4 +1,4 @@
-"""The report of a run: one file that holds everything."""
+"""The report of a run: one file that holds everything, with all that is inserted escaped."""
 
 import json
 import re
@@ -51,10 +51,11 @@ def test_a_report_tells_everything_in_one_file(folder):
         folder / "evaluation.json"
     )
     save(Figure(figsize=(1, 1)), folder / "learning_curve.png")
+    save(Figure(figsize=(1, 1)), folder / "a<b>_c.png")
     page = write_report(folder, "Can it & will it?").read_text()
     parser = Balanced()
     parser.feed(page)
-    assert parser.open == [] and [address[:21] for address in parser.fetched] == ["data:image/png;base64"]
+    assert parser.open == [] and [address[:21] for address in parser.fetched] == ["data:image/png;base64"] * 2
     text = re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*</style>", "", page, flags=re.DOTALL))
     for said in (
         "L2F on cheetah vel, seed 3",
@@ -67,7 +68,12 @@ def test_a_report_tells_everything_in_one_file(folder):
         assert said in text, said
     # 1, 1 and 8 iterations of 30 s.
     assert "5 min" in text and "settings.inner.inner_lr" in text and "2.13.0" in text and "abc" in text
-    assert "--a &#x27;&lt;b&gt;&#x27;" in text and "<script>" not in page and "Nav<2>" not in page
+    assert page.startswith("<!doctype html>\n")
+    assert (
+        "--a &#39;&lt;b&gt;&#39;" in text
+        and "a&lt;b&gt; c" in page
+        and not any(raw in page for raw in ("<script>", "Nav<2>", "<b>"))
+    )
 
 
 def test_a_run_that_was_given_more_iterations_takes_two_commands(folder):
@@ -77,7 +83,7 @@ def test_a_run_that_was_given_more_iterations_takes_two_commands(folder):
     config["options"]["iterations"] = 9
     (folder / "config.json").write_text(json.dumps(config))
     page = write_report(folder, "?").read_text()
-    assert f"python x.py --a &#x27;&lt;b&gt;&#x27;\n{command('cheetah_vel')} {again}</pre>" in page
+    assert f"python x.py --a &#39;&lt;b&gt;&#39;\n{command('cheetah_vel')} {again}</pre>" in page
 
 
 @pytest.mark.parametrize(
