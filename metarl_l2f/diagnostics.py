@@ -258,11 +258,11 @@ def collapse_warnings(learner: L2F, gamma: Tensor) -> list[str]:
     if forgotten:
         found.append(
             f"γ is below {FORGOTTEN} for all tasks in {', '.join(forgotten)}: what was meta-learned there is forgotten "
-            "before every adaptation; if scores fall, start γ nearer to 1 (--initial-gamma)"
+            "before every adaptation; if scores fall, start γ nearer to 1 (initial_gamma)"
         )
     if all(float(columns.amin()) > KEPT for columns in by_tensor.values()):
         found.append(
             f"γ is above {KEPT} for all tasks in every tensor: nothing is attenuated, and L2F has become MAML; another "
-            "--embedding or --scope, or --initial-gamma nearer to 0.5, may give it work"
+            "embedding or scope, or an initial_gamma nearer to 0.5, may give it work"
         )
     return found

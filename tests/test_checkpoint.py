@@ -228,7 +228,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint(path, module, name, broken, 
     before = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(module, name, broken, raising=False)
-        with pytest.raises(CheckpointError, match=r"could not write .*checkpoint.pt: No space left on .*--resume"):
+        with pytest.raises(
+            CheckpointError, match=r"could not write .*checkpoint.pt: No space left on .*then resume the run"
+        ):
             checkpoint.save(path, {"iteration": 8})
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["checkpoint.pt"]

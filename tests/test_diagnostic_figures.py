@@ -56,7 +56,7 @@ def test_the_landscape_is_drawn_where_all_seeds_measured_it():
     assert [marks(axes) for axes in figure.axes] == [[([10, 20], [2.0, 3.0])]] * 3
     figure = landscape_curves({"L2F": [lines(1.0)], "MAML": [lines(9.0)]})
     assert all(axes.get_ylim() == pytest.approx((0, 9.45)) for axes in figure.axes)
-    with pytest.raises(ValueError, match="MAML has no landscape/loss_range in its metrics; train with --inspect-every"):
+    with pytest.raises(ValueError, match="MAML has no landscape/loss_range in its metrics; train with inspect_every"):
         landscape_curves({"MAML": [lines()]})
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from metarl_l2f.launchers import ant, cheetah_dir, cheetah_vel, evaluate, figures, navigation, rand_params
 from metarl_l2f.parallel.ranks import Group
+from metarl_l2f.runs.comparison import labels_of
 from metarl_l2f.training.checkpoint import load
 from metarl_l2f.training.metrics import read
 
@@ -176,9 +177,9 @@ def test_figures_tells_settings_of_one_method_apart(tmp_path, capsys):
     for name, flags in chosen.items():
         assert train(tmp_path / name, 1, "--method", "maml", *flags) == 0
     runs = [tmp_path / name for name in chosen]
-    assert figures.labels_of(runs[:2], navigation.Navigation) == ["MAML", "MAML"]
+    assert labels_of(runs[:2], navigation.Navigation) == ["MAML", "MAML"]
     labels = ["MAML, initial std 0.1"] * 2 + ["MAML, initial std 0.5"] * 2
-    assert figures.labels_of(runs, navigation.Navigation) == labels
+    assert labels_of(runs, navigation.Navigation) == labels
     out = tmp_path / "pictures"
     assert figures.main([*map(str, runs), "--out", str(out), "--tasks", "2", "--no-manual"]) == 0
     assert "no landscape over training: not looked at in" in capsys.readouterr().out

@@ -235,7 +235,7 @@ def test_a_finished_run_is_left_as_it_is_and_says_so(tmp_path, capsys):
     assert outcome.start == outcome.iteration == 5
     assert outcome.best is not None
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert "already has 5 iterations; to go on, raise --iterations" in capsys.readouterr().err
+    assert "already has 5 iterations; to go on, raise iterations" in capsys.readouterr().err
     # Loaded all the same, so that it can be evaluated.
     assert walk.steps == 5
 
@@ -300,7 +300,9 @@ def test_a_run_works_outside_the_main_thread(tmp_path, unbroken):
 
 def test_a_new_run_does_not_touch_an_old_one(tmp_path, unbroken):
     run(tmp_path)
-    with pytest.raises(RunExistsError, match=r"already holds a run \(config.json, .*--resume .*another --log-dir"):
+    with pytest.raises(
+        RunExistsError, match=r"already holds a run \(config.json, .*resume it, or choose another folder"
+    ):
         run(tmp_path, Walk(seed=1))
     assert left_by(tmp_path) == unbroken
 

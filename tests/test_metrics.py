@@ -176,6 +176,6 @@ def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
     log_iterations(tmp_path, [1])
     with MetricsLog(tmp_path, resume_from=1) as log:
         monkeypatch.setattr(metrics, "open", open_on_full_disk, raising=False)
-        with pytest.raises(OSError, match=r"No space left on device .*--resume.*: '.*metrics.jsonl'"):
+        with pytest.raises(OSError, match=r"No space left on device .*can be resumed.*: '.*metrics.jsonl'"):
             log.write(2, {"kl": 0.5})
     assert len(metrics.read(tmp_path)) == 1

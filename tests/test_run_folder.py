@@ -28,7 +28,7 @@ def test_any_file_of_a_run_makes_a_run(tmp_path, name):
 
 def test_only_a_run_can_be_resumed(tmp_path):
     for directory in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(RunMissingError, match=r"holds no run to resume.* or start a new run with --log-dir"):
+        with pytest.raises(RunMissingError, match=r"holds no run to resume.* or start a new run"):
             claim(directory, resume=True)
     assert not list(tmp_path.iterdir())
 

@@ -20,7 +20,7 @@ from metarl_l2f.core import layer_of
 from metarl_l2f.envs.goals import SpeedGoals
 from metarl_l2f.envs.navigation import MAX_STEP
 from metarl_l2f.launchers import cheetah_dir, navigation, rand_params, sinusoid, viewer
-from metarl_l2f.runs import film, reinforcement, viewing
+from metarl_l2f.runs import film, reinforcement, serving, viewing
 
 HORIZON = 6
 TINY = [
@@ -68,7 +68,7 @@ def cheetah(runs):
 
 @pytest.fixture(scope="module")
 def client(pair):
-    return viewer.application(pair).test_client()
+    return serving.application(pair).test_client()
 
 
 def adapted(client, **question):
@@ -157,7 +157,7 @@ def test_questions_that_come_together_are_answered_one_after_the_other(client):
 
 
 def test_directions_have_numbers_but_no_paths(cheetah):
-    client = viewer.application(cheetah).test_client()
+    client = serving.application(cheetah).test_client()
     about = client.get("/api/about").json
     assert (about["kind"], about["accepted"]) == ("direction", [-1.0, 1.0])
     backwards, forwards = (adapted(client, task=[d], episodes=2)["runs"][0] for d in (-1, 1))
@@ -192,7 +192,7 @@ def graphics():
 
 
 def test_a_film_shows_an_episode_of_every_policy(cheetah, graphics):
-    client = viewer.application(cheetah).test_client()
+    client = serving.application(cheetah).test_client()
     question = {"task": [1], "steps": 1, "episodes": 2}
     gif, mp4 = (client.post(f"/api/film/0.{form}", json=question) for form in ("gif", "mp4"))
     assert (gif.status_code, gif.mimetype, gif.data[:4]) == (200, "image/gif", b"GIF8")
@@ -218,7 +218,7 @@ def test_the_first_picture_of_a_body_looks_like_those_that_follow(cheetah, graph
     ],
 )
 def test_films_that_are_not_there(cheetah, path, status, said):
-    response = viewer.application(cheetah).test_client().post(path, json={})
+    response = serving.application(cheetah).test_client().post(path, json={})
     assert response.status_code == status
     assert said in response.json["error"]
 
@@ -229,7 +229,7 @@ def test_where_nothing_can_draw_the_page_is_told_so(runs, monkeypatch):
 
     monkeypatch.setattr(film, "working_graphics", cannot)
     blind = viewer_of(runs / "cheetah")
-    response = viewer.application(blind).test_client().post("/api/film/0.gif", json={"task": [1]})
+    response = serving.application(blind).test_client().post("/api/film/0.gif", json={"task": [1]})
     blind.close()
     assert (response.status_code, response.json) == (400, {"error": "MuJoCo cannot draw on this machine"})
 
@@ -323,7 +323,7 @@ def test_a_name_that_was_made_to_point_here_is_refused(client, host, status):
 
 @pytest.mark.parametrize("path", ["/", "/api/about", "/no/such"])
 def test_elsewhere_every_request_needs_the_token(pair, path):
-    client = viewer.application(pair, token="secret").test_client()
+    client = serving.application(pair, token="secret").test_client()
     for query in ("", "?token=", "?token=Secret", "?token=ß"):
         response = client.get(path + query)
         assert response.status_code == 403
@@ -408,7 +408,7 @@ def test_flags_out_of_range_are_refused(runs, capsys, flags, said):
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
 )
 def test_which_addresses_only_this_machine_reaches(host, local):
-    assert viewer.is_local(host) is local
+    assert serving.is_local(host) is local
 
 
 def started(*arguments):
@@ -471,7 +471,7 @@ def test_a_real_server_on_all_addresses_asks_for_its_token_and_survives(runs):
 def test_the_page_is_shipped_and_loads_nothing_from_elsewhere(client):
     config = configparser.ConfigParser()
     config.read(Path(__file__).parents[1] / "setup.cfg", "utf-8")
-    assert viewer.PAGE.name in config["options.package_data"]["metarl_l2f.launchers"].split()
+    assert serving.PAGE.name in config["options.package_data"]["metarl_l2f.runs"].split()
     response = client.get("/")
     assert response.mimetype == "text/html"
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]

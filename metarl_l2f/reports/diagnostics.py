@@ -121,7 +121,7 @@ def landscape_curves(logs: Mapping[str, Sequence[Log]], *, width: float = 7.0) -
             curves = [{line["iteration"]: line[key] for line in log if line.get(key) is not None} for log in seeds]
             iterations = sorted(set.intersection(*(set(curve) for curve in curves)))
             if not iterations:
-                raise ValueError(f"{label} has no {key} in its metrics; train with --inspect-every above 0")
+                raise ValueError(f"{label} has no {key} in its metrics; train with inspect_every above 0")
             intervals = [mean_interval(np.array([curve[i] for curve in curves])) for i in iterations]
             named = _named(label, len(seeds))
             _draw_intervals(axes, np.array(iterations), intervals, colour, marker, named, joined=True)

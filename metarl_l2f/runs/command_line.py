@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,20 +13,33 @@ import tyro
 from ..parallel.ranks import Group, RankError, StoppedError
 from ..rl.workers import WorkerError
 from ..training.config import command, from_json, to_json
+from ..training.run_folder import RunExistsError, RunLockedError, RunMissingError
 from .load import read_config
 from .options import RunOptions
 
 USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError, RankError, WorkerError)
 """What ends a program with one clear message instead of a traceback."""
+HINTS: Mapping[type[Exception], str] = {
+    RunMissingError: "without --resume a new run starts",
+    RunExistsError: "--resume names a run to continue, --log-dir the folder of a new one",
+    RunLockedError: "--log-dir names another folder",
+    RankError: "--rank-timeout sets how long ranks wait for each other",
+}
+"""Which flags have to do with errors of the library, which itself knows no flags."""
 Options = TypeVar("Options", bound=RunOptions)
 Read = TypeVar("Read")
 
 
 def fail(message: object) -> int:
-    """Print one clear error, with the notes that an exception carries; returns the exit status."""
+    """Print one clear error, with the notes that an exception carries and the flags that concern it.
+
+    Returns:
+        The exit status, 2.
+    """
     if isinstance(message, StoppedError):  # Rank 0 prints it.
         return 2
-    print("; ".join([f"error: {message}", *getattr(message, "__notes__", [])]), file=sys.stderr)
+    notes = [*getattr(message, "__notes__", []), *(hint for kind, hint in HINTS.items() if isinstance(message, kind))]
+    print("; ".join([f"error: {message}", *notes]), file=sys.stderr)
     return 2
 
 

@@ -97,7 +97,7 @@ class MetaSupervised:
         if compiled and self.settings.optimiser.multi_step_iterations:
             raise ValueError(
                 "a compiled loss has fixed weights, but multi_step_iterations lets them change with every iteration; "
-                "drop --compile, or --multi-step-iterations"
+                "drop compile, or multi_step_iterations"
             )
         self.learner = L2F(
             problem.network(torch_generator(seed, Stream.INIT)),

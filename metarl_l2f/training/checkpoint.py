@@ -51,7 +51,7 @@ def save(path: str | os.PathLike[str], state: State) -> None:
     except OSError as error:
         raise CheckpointError(
             f"could not write the checkpoint {path}: {error.strerror or error}. If there was one before, it still "
-            "loads: make room or make the folder writable, then continue with --resume"
+            "loads: make room or make the folder writable, then resume the run"
         ) from error
 
 

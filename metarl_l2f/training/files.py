@@ -41,7 +41,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "make room, make it writable, or choose another --log-dir; what was begun continues with --resume"
+        advice = "make room, make it writable, or choose another folder; what was begun can be resumed"
         raise OSError(error.errno, f"{error.strerror or error} ({advice})", str(error.filename or path)) from error
 
 

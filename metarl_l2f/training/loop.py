@@ -173,7 +173,7 @@ def train(
                 tqdm.write(sentence, sys.stderr)
         if start >= iterations:
             if group.first:
-                tqdm.write(f"{directory} already has {start} iterations; to go on, raise --iterations", sys.stderr)
+                tqdm.write(f"{directory} already has {start} iterations; to go on, raise iterations", sys.stderr)
             return Outcome(start, start, run.best, None)
         if group.first:
             run.log = held.enter_context(MetricsLog(folder.path, resume_from=start if resume else None))

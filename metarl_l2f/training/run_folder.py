@@ -11,7 +11,6 @@ import contextlib
 import errno
 import math
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,15 +85,14 @@ class RunFolder:
         if resume and not self._contents():
             raise RunMissingError(
                 f"{self.path} holds no run to resume: none of {', '.join(RUN_FILES)} is there; "
-                "check the path, or start a new run with --log-dir"
+                "check the path, or start a new run"
             )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with _locked(self.path / LOCK_FILE):
             if not resume and (found := self._contents()):
                 raise RunExistsError(
-                    f"{self.path} already holds a run ({', '.join(found)}); continue it with "
-                    f"--resume {shlex.quote(str(self.path))}, or choose another --log-dir"
+                    f"{self.path} already holds a run ({', '.join(found)}); resume it, or choose another folder"
                 )
             yield
 
@@ -208,7 +206,7 @@ def _locked(path: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RunLockedError(
-            f"another process is training into {path.parent}; stop it or wait for it, or choose another --log-dir"
+            f"another process is training into {path.parent}; stop it or wait for it, or choose another folder"
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:

@@ -63,7 +63,7 @@ def outside(installed, environment):
 
 def test_the_package_is_the_wheels_and_whole(installed, outside, tmp_path):
     program = (
-        "import metarl_l2f, metarl_l2f.runs.launch, metarl_l2f.launchers.viewer as viewer\n"
+        "import metarl_l2f, metarl_l2f.runs.launch, metarl_l2f.runs.serving as viewer\n"
         "print(metarl_l2f.__file__, viewer.PAGE.exists())"
     )
     outcome = programs.run(["python", "-c", program], tmp_path, outside)
