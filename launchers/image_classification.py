@@ -7,9 +7,10 @@ import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from metarl_l2f.reports.evaluation import Evaluation
 from metarl_l2f.reports.fits import few_shot_episode
@@ -91,7 +92,7 @@ class ImageClassification(NetworkOptions):
     def attenuated(self, name: str) -> bool:
         return in_inner_loop(name)
 
-    def evaluated(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
+    def scores(self, experiment: MetaSupervised, folder: Path, seed: int) -> tuple[Tensor, dict[str, Any]]:
         """Accuracy on held-out classes."""
         steps = self.evaluation_steps or self.settings.inner.inner_steps
         states = best_states(folder) if self.protocol == "official" else []
@@ -103,12 +104,7 @@ class ImageClassification(NetworkOptions):
             "protocol": self.protocol,
             "seed": seed,
         }
-        model = {
-            "method": self.settings.method,
-            "training_seed": self.settings.seed,
-            "inner_steps_trained": self.settings.inner.inner_steps,
-        }
-        return Evaluation(scores.numpy(), protocol, model, score="accuracy")
+        return scores, protocol
 
     def notes(self, evaluation: Evaluation) -> str:
         """Under the official protocol, its ±: the standard deviation of single answers, right or wrong."""

@@ -100,7 +100,7 @@ class LEORun(RunOptions):
             "finetuning_steps": settings.finetuning_steps,
         }
         scores = experiment.evaluate("test", self.evaluation_tasks, seed)
-        return Evaluation(scores, protocol, model, score="accuracy"), None
+        return Evaluation(scores, protocol, model, score="accuracy", digits=4), None
 
 
 @as_program

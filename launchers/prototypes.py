@@ -78,7 +78,7 @@ class Prototypes(RunOptions):
         }
         model = {"method": "prototypical network", "training_seed": self.seed}
         scores = experiment.evaluate("test", self.evaluation_tasks, seed)
-        return Evaluation(scores, protocol, model, score="accuracy"), None
+        return Evaluation(scores, protocol, model, score="accuracy", digits=4), None
 
 
 @as_program

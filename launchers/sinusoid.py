@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from metarl_l2f.methods import label_of
 from metarl_l2f.parallel.ranks import Group
-from metarl_l2f.reports.evaluation import Evaluation
 from metarl_l2f.reports.fits import sinusoid_fit
 from metarl_l2f.runs.launch import launch
 from metarl_l2f.runs.load import checked_kind, load_run
@@ -75,7 +75,7 @@ class Sinusoid(NetworkOptions):
         queries = self.shots if self.queries is None else self.queries
         return SinusoidProblem(train, test, self.shots, queries, self.hidden_sizes)
 
-    def evaluated(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
+    def scores(self, experiment: MetaSupervised, folder: Path, seed: int) -> tuple[Tensor, dict[str, Any]]:
         """Meta-SGD's protocol: the mean over 100 points of each of 100 curves, 100 times over."""
         scores = experiment.evaluate(self.evaluation_tasks * self.evaluation_repeats, self.evaluation_steps, seed)
         protocol = {
@@ -87,12 +87,7 @@ class Sinusoid(NetworkOptions):
             "repeats": self.evaluation_repeats,
             "seed": seed,
         }
-        model = {
-            "method": self.settings.method,
-            "training_seed": self.settings.seed,
-            "inner_steps_trained": self.settings.inner.inner_steps,
-        }
-        return Evaluation(scores.numpy(), protocol, model, score="mse")
+        return scores, protocol
 
     def check_report(self, experiment: MetaSupervised, group: Group) -> None:
         if (beside := self.beside) is not None:

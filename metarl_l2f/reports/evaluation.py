@@ -68,12 +68,9 @@ class Evaluation:
     tasks: np.ndarray | None = None
     """(N, ...), what the tasks were, where they are numbers."""
     score: str = "return"
-    """What was measured: return, mse, accuracy."""
-
-    @property
-    def digits(self) -> int:
-        """Decimals worth printing: returns are large numbers, errors and accuracies small ones."""
-        return 2 if self.score == "return" else 4
+    """Name of the score, such as return, mse or accuracy."""
+    digits: int = 2
+    """Decimals of the score that are worth printing."""
 
     def intervals(self) -> list[Interval]:
         """Mean over tasks and its interval, after 0 … k steps."""
@@ -107,6 +104,7 @@ class Evaluation:
             "protocol": dict(self.protocol),
             "model": dict(self.model),
             "score": self.score,
+            "digits": self.digits,
             "mean": [interval.mean for interval in self.intervals()],
             "interval_95": [_finite(interval.half_width) for interval in self.intervals()],
             "scores": np.asarray(self.scores).tolist(),
@@ -118,13 +116,14 @@ class Evaluation:
 def load_evaluation(path: Path) -> Evaluation:
     """Read what `Evaluation.save` wrote."""
     content = json.loads(Path(path).read_text())
-    tasks = content.get("tasks")
+    tasks, score = content.get("tasks"), content.get("score", "return")
     return Evaluation(
         np.array(content["scores"]),
         content["protocol"],
         content["model"],
         None if tasks is None else np.array(tasks),
-        content.get("score", "return"),
+        score,
+        content.get("digits", 2 if score == "return" else 4),  # Version 0.1 did not write them.
     )
 
 

@@ -22,7 +22,7 @@ from ..reports.domains import domain_captions, domain_pictures
 from ..reports.evaluation import Evaluation
 from ..rl.experiment import MetaRL
 from ..rl.meta_trpo import Rollouts
-from ..rl.settings import MetaRLSettings, Method
+from ..rl.settings import DOMAIN_OF, MetaRLSettings, Method
 from .load import checked_kind, load_run
 from .options import DeviceOptions, Judged
 
@@ -56,7 +56,8 @@ class PolicyOptions(DeviceOptions):
     def with_method(self, method: str) -> Self:
         if method not in get_args(Method):
             return self
-        return dataclasses.replace(self, settings=MetaRLSettings.for_domain(self.launcher, method))
+        domain = DOMAIN_OF.get(self.environment()[0])  # None: nobody has tuned anything there.
+        return dataclasses.replace(self, settings=MetaRLSettings.for_domain(domain, method))
 
     def title(self) -> str:
         return f"{label_of(self.method)} on {self.environment()[0]}"

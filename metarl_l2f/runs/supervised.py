@@ -78,8 +78,16 @@ class NetworkOptions(DeviceOptions):
         """Whether a parameter is attenuated."""
         return True
 
-    def evaluated(self, experiment: MetaSupervised, folder: Path, seed: int) -> Evaluation:
-        """Scores on held-out tasks after 0 … evaluation_steps inner steps."""
+    def scores(self, experiment: MetaSupervised, folder: Path, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        """Evaluate on held-out tasks.
+
+        Args:
+            experiment: trained.
+            folder: of its run.
+            seed: of the tasks.
+        Returns:
+            Scores after 0 … k = evaluation_steps inner steps, (N, k + 1), and the protocol that they were measured by.
+        """
         raise NotImplementedError
 
     def pictures(self, experiment: MetaSupervised, width: float | None = None) -> dict[str, Figure]:
@@ -126,8 +134,15 @@ class NetworkOptions(DeviceOptions):
     def evaluate(
         self, experiment: MetaSupervised, folder: Path, seed: int, episodes: int | None = None
     ) -> tuple[Evaluation, "NetworkLook"]:
-        look = NetworkLook(self, experiment, _inspected_tasks(experiment))
-        return self.evaluated(experiment, folder, seed), look
+        scores, protocol = self.scores(experiment, folder, seed)
+        model = {
+            "method": self.method,
+            "training_seed": self.seed,
+            "inner_steps_trained": self.settings.inner.inner_steps,
+        }
+        name, digits = self.problem_class.score_name, self.problem_class.score_digits
+        evaluation = Evaluation(scores.numpy(), protocol, model, score=name, digits=digits)
+        return evaluation, NetworkLook(self, experiment, _inspected_tasks(experiment))
 
     def look_at_validation(self, experiment: MetaSupervised) -> "NetworkLook":
         return NetworkLook(self, experiment, _inspected_tasks(experiment), experiment.group)
