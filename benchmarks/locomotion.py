@@ -1,4 +1,4 @@
-"""What HalfCheetah costs on top of its physics: sampling and whole meta-iterations against bare `mj_step`s.
+"""The cost of HalfCheetah on top of its physics: sampling and whole meta-iterations against bare `mj_step`s.
 
 The floor replays the very controls that sampling applied, on bare simulations and the same threads, and is measured
 in turn with it, so that a busy machine slows both alike.
@@ -48,7 +48,7 @@ class Options:
     """Measure HalfCheetah against its bare physics. Run it on a quiet machine, and trust ratios more than seconds."""
 
     settings: MetaRLSettings = field(default_factory=reference)
-    """What is measured; by default pytorch-maml-rl's HalfCheetah-velocity configuration."""
+    """Settings that are measured; by default pytorch-maml-rl's HalfCheetah-velocity configuration."""
     threads: tuple[int, ...] = (1, 2)
     """Numbers of CPU threads to measure, one after the other."""
     tasks: tuple[int, ...] = ()
@@ -56,7 +56,7 @@ class Options:
     rounds: int = 5
     """Times that each thing is measured, in turn, after one that does not count."""
     out: Path | None = None
-    """Where to write the json, if anywhere."""
+    """File to write, json; by default nothing is written."""
 
 
 def measure(settings: MetaRLSettings, threads: int, rounds: int) -> dict[str, float]:

@@ -36,13 +36,13 @@ class Options:
     """Measure meta-iterations on 2D navigation. Run it on a quiet machine, and trust ratios more than seconds."""
 
     settings: MetaRLSettings = field(default_factory=reference)
-    """What is measured; by default pytorch-maml-rl's navigation configuration."""
+    """Settings that are measured; by default pytorch-maml-rl's navigation configuration."""
     iterations: int = 10
     """Meta-iterations measured, after two that are not."""
     threads: int = 2
     """CPU threads."""
     out: Path | None = None
-    """Where to write the json, if anywhere."""
+    """File to write, json; by default nothing is written."""
 
 
 def seconds(function: Callable[[], object], repeats: int = 5) -> float:

@@ -1,5 +1,5 @@
-"""What more ranks bring: seconds of HalfCheetah meta-iterations on 1, 2 … ranks of one thread each, and what a model of
-the messages says of more ranks than there are cores (docs/scaling.md).
+"""Seconds of HalfCheetah meta-iterations on 1, 2 … ranks of one thread each, and a model of the messages that predicts
+those on more ranks than there are cores (docs/scaling.md).
 
 Within the same processes one rank alone and all ranks together take turns, iteration by iteration, so that a machine
 whose speed drifts slows both alike.
@@ -44,7 +44,7 @@ class Options:
     """Measure 1, 2 … ranks on one machine, and predict more. Trust ratios more than seconds."""
 
     settings: MetaRLSettings = field(default_factory=settings)
-    """What is measured."""
+    """Settings that are measured."""
     ranks: tuple[int, ...] = (2, 4)
     """Numbers of ranks, each compared with one."""
     iterations: int = 7
@@ -54,9 +54,9 @@ class Options:
     gigabits: float = 10.0
     """Bandwidth of the predicted network, 10⁹ bits per second."""
     latency: float = 50e-6
-    """Of a message between two predicted hosts, seconds."""
+    """Time of a message between two predicted hosts, seconds."""
     out: Path | None = None
-    """Where to write the json, if anywhere."""
+    """File to write, json; by default nothing is written."""
     rank_of: Path | None = None
     """Used by the benchmark itself: this process is a rank, and writes here what it measured."""
 
@@ -115,7 +115,7 @@ def message_seconds(group: Group, size: int) -> float:
 
 
 def measured(options: Options, ranks: int) -> dict[str, Any]:
-    """What rank 0 of `ranks` ranks of one thread each measured, in processes of their own."""
+    """The measures of rank 0 of `ranks` ranks of one thread each, in processes of their own."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
@@ -129,9 +129,9 @@ def all_reduce_seconds(ranks: int, size: float, bandwidth: float, latency: float
 
     Args:
         ranks: R.
-        size: of the vector, bytes.
+        size: size of the vector, bytes.
         bandwidth: bytes per second.
-        latency: of a message, seconds.
+        latency: time of a message, seconds.
     """
     return 2 * (ranks - 1) * (latency + size / ranks / bandwidth)
 
@@ -140,10 +140,10 @@ def predictions(options: Options, alone: float, messages: float, size: float) ->
     """Seconds per iteration with ten tasks a rank: a rank's own work, and the messages.
 
     Args:
-        options: what was measured, and the predicted network.
+        options: of the measurement and of the predicted network.
         alone: seconds of an iteration of one rank.
         messages: per iteration.
-        size: of one, bytes.
+        size: size of one, bytes.
     """
     work = alone * 10 / options.settings.tasks_per_batch
     bandwidth = options.gigabits * GIGABIT

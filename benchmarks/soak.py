@@ -54,11 +54,11 @@ class Options:
     cycles: int = 20
     """Times that every kind of environment is made, stepped and closed."""
     out: Path | None = None
-    """Where to write the json, if anywhere; what was seen of the runs goes beside it, as .csv."""
+    """File to write, json, with the samples of the runs beside it, as .csv; by default nothing is written."""
 
 
 class Held(NamedTuple):
-    """What a process holds at one moment."""
+    """Memory, threads, files and children of a process at one moment."""
 
     memory: float
     """Resident, MiB."""
@@ -87,7 +87,7 @@ def held(process: int | str = "self") -> Held:
 
 
 def watched(launcher: str, iterations: int, flags: Sequence[str]) -> list[Held]:
-    """What a launcher's process holds after each meta-iteration that was seen to end.
+    """Samples of a launcher's process after each meta-iteration that was seen to end.
 
     Raises:
         RuntimeError: the run failed.
@@ -119,14 +119,14 @@ def _lines(path: Path) -> int:
 
 
 def growth(memory: Sequence[float]) -> float:
-    """Of the mean over the last tenth, relative to the mean over the first tenth after the warm-up."""
+    """Growth of the mean over the last tenth, relative to the mean over the first tenth after the warm-up."""
     steady = memory[int(WARM_UP * len(memory)) :]
     tenth = max(1, len(steady) // 10)
     return statistics.mean(steady[-tenth:]) / statistics.mean(steady[:tenth]) - 1
 
 
 def kinds() -> dict[str, Callable[[], gymnasium.Env | gymnasium.vector.VectorEnv]]:
-    """What makes each kind of environment: every registered one, alone and batched, and copies here and in workers."""
+    """A maker of each kind of environment: every registered one, alone and batched, and copies here and in workers."""
     ids = sorted(name for name in gymnasium.registry if name.startswith("metarl_l2f/"))
     return {
         **{name: partial(gymnasium.make, name) for name in ids},
@@ -148,7 +148,7 @@ def cycle(make: Callable[[], gymnasium.Env | gymnasium.vector.VectorEnv]) -> Non
 
 
 def leaked(make: Callable[[], gymnasium.Env | gymnasium.vector.VectorEnv], cycles: int) -> Held:
-    """What this process holds more after a number of cycles than before them, after one that loads what is needed."""
+    """The growth of this process over a number of cycles, after one that loads what is needed."""
     cycle(make)
     gc.collect()
     before = held()

@@ -48,9 +48,9 @@ class Options:
     compile: bool = False
     """Measure torch.compile too; needs a C++ compiler."""
     device: str = "cpu"
-    """Where to learn: `cpu`, or `cuda`, where --compile measures recorded gradients."""
+    """Device to learn on: `cpu`, or `cuda`, where --compile measures recorded gradients."""
     out: Path | None = None
-    """Where to write the json, if anywhere."""
+    """File to write, json; by default nothing is written."""
 
 
 def build(options: Options, batching: Batching, chunk: int, threads: int, compiled: bool) -> MetaSupervised:

@@ -41,13 +41,13 @@ class Options:
     cut_after: int = 4
     """Lines of metrics after which the link is cut."""
     cut_seconds: float = 20.0
-    """How long the link stays cut, where it comes back."""
+    """Seconds for which the link stays cut, where it comes back."""
     rank_timeout: float = 10.0
     """Seconds that a rank waits for the other."""
     wait: float = 300.0
     """Seconds to wait for anything before giving up."""
     out: Path | None = None
-    """Where to write the outcome as JSON, if anywhere."""
+    """File to write the outcome to, json; by default nothing is written."""
 
 
 def ip(*arguments: str) -> None:
@@ -113,7 +113,7 @@ def ended(node: subprocess.Popen) -> int:
 
 
 def complaints(folder: Path, node: int) -> list[str]:
-    """What the rank of a host said of the others."""
+    """Complaints of a host's rank about the others."""
     lines = (folder / f"node{node}.log").read_text().splitlines()
     return [line.partition("error: ")[2] for line in lines if "error: rank" in line]
 

@@ -25,7 +25,7 @@ class Ant(PolicyOptions):
     goals: Literal["direction", "velocity"] = "direction"
     """The family of tasks: run forwards or backwards, or run forwards at a speed."""
     settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("ant"))
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     min_speed: float = 0.0
     """Slowest goal, m/s; of velocity tasks."""
     max_speed: float = 3.0

@@ -23,7 +23,7 @@ class CheetahDir(PolicyOptions):
     """
 
     settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("cheetah_dir"))
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     centre_of_mass: bool = True
     """Observe the centre of mass too, as the MAML code does (20 numbers); gymnasium's own observation has 17."""
 

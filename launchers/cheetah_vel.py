@@ -23,7 +23,7 @@ class CheetahVel(PolicyOptions):
     """
 
     settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("cheetah_vel"))
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     min_speed: float = 0.0
     """Slowest goal, m/s."""
     max_speed: float = 2.0

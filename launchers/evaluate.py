@@ -47,7 +47,7 @@ class Options:
     checkpoint: Literal["best", "latest"] = "best"
     """The best by validation, or the latest."""
     out: Path | None = None
-    """Where to write the json; by default evaluation.json in the run's folder; a comparison is only printed."""
+    """File to write, json; by default evaluation.json in the run's folder; a comparison is only printed."""
     threads: int = 1
     """CPU threads; changes no number."""
 
@@ -65,8 +65,8 @@ def evaluated(run: Path, options: Options, seed: int | None) -> Evaluation:
 
     Args:
         run: its folder.
-        options: how to evaluate.
-        seed: of tasks and noise; None takes the run's own.
+        options: of this program.
+        seed: seed of tasks and noise; None takes the run's own.
 
     Raises:
         ValueError: the folder holds no run that can be evaluated here.
@@ -123,7 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
             result.save(path)
             print(f"wrote {path}")
             if options.run is not None and options.out is None:
-                write_report(options.run, kind_of(options.run).question())
+                stored = load_options(options.run)
+                write_report(options.run, stored.question(), stored.captions())
     except USER_ERRORS as error:
         return fail(error)
     return 0

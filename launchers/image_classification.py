@@ -41,17 +41,17 @@ class ImageClassification(NetworkOptions):
     """
 
     settings: SupervisedSettings = field(default_factory=lambda: SupervisedSettings.for_problem("image_classification"))
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     images: ImageData = field(default_factory=ImageData)
-    """Which images."""
+    """The data set."""
     shape: Shape = field(default_factory=Shape)
-    """What an episode consists of."""
+    """Numbers of classes and images of an episode."""
     classifier: Classifier = field(default_factory=Classifier)
     """The network."""
     distort: bool = False
     """Turn, stretch, shear and shift the images of training tasks a little, differently each time they are drawn."""
     adapt: Literal["all", "head"] = "all"
-    """What the inner loop moves: everything but the normalisation, or the last layer alone (ANIL)."""
+    """Parameters that the inner loop moves: everything but the normalisation, or the last layer alone (ANIL)."""
     prototypes: Path | None = None
     """Run of launchers/prototypes.py whose class prototypes γ is read off; with --conditioning prototype (Table 5)."""
     iterations: int = 5_000
@@ -70,8 +70,8 @@ class ImageClassification(NetworkOptions):
     evaluation_steps: int = 0
     """Inner steps of the evaluation at the end; 0 takes as many as in training."""
     protocol: Protocol = "best"
-    """Of the evaluation: the `best` model by validation, or the `official` code's: logits of the three best averaged.
-    Both print honest 95 % intervals over tasks, the second the official code's ± too."""
+    """Protocol of the evaluation: the `best` model by validation, or the `official` code's, which averages the logits
+    of the three best. Both print honest 95 % intervals over tasks, the second the official code's ± too."""
 
     problem_class = ImageProblem
     convolves = True

@@ -30,7 +30,7 @@ class LEORun(RunOptions):
     embeddings: Path | None = None
     """Folder of {train,val,test}_embeddings.pkl in LEO's published format, such as embeddings/miniImageNet/center."""
     settings: LEOSettings = field(default_factory=LEOSettings)
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     published: str | None = None
     """Take step size and regularisers that LEO's authors published for miniImageNet or tieredImageNet."""
     iterations: int = 2_000

@@ -23,7 +23,7 @@ class Navigation(PolicyOptions):
     """
 
     settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("navigation"))
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     varying_start: bool = False
     """Start anywhere in the square of goals instead of at the origin."""
     squared: bool = False

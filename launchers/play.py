@@ -62,7 +62,7 @@ class Options:
 
     @property
     def video(self) -> Path:
-        """Where to write it."""
+        """The file of the video."""
         return self.out or self.run / "play.mp4"
 
 

@@ -26,9 +26,9 @@ class Prototypes(RunOptions):
     """
 
     settings: PrototypeSettings = field(default_factory=PrototypeSettings)
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     images: ImageData = field(default_factory=ImageData)
-    """Which images."""
+    """The data set."""
     iterations: int = 5_000
     """Training episodes in all; may be raised when resuming."""
     validate_every: int = 250

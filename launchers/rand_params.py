@@ -19,9 +19,9 @@ class RandParams(PolicyOptions):
     """
 
     body: Literal["hopper", "walker2d"] = "walker2d"
-    """Which body runs."""
+    """The body that runs."""
     settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("rand_params"))
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     spread: float = 1.5**3
     """Largest factor by which masses and friction grow or shrink."""
     damping_spread: float = 1.3**3

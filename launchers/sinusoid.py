@@ -38,7 +38,7 @@ class Sinusoid(NetworkOptions):
     """
 
     settings: SupervisedSettings = field(default_factory=lambda: SupervisedSettings.for_problem("sinusoid"))
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     iterations: int = 60_000
     """Meta-iterations in all; may be raised when resuming."""
     shots: int = 10
@@ -50,8 +50,8 @@ class Sinusoid(NetworkOptions):
     vary_frequency: bool = True
     """Draw frequencies from [0.8, 1.2] (Meta-SGD's protocol, which L2F follows), instead of 1 (MAML's)."""
     disjoint: Disjoint = "none"
-    """What is tested on values that training never meets (Figure 4b): training draws it from the lower half of its
-    range, testing from the upper."""
+    """Quantities that are tested on values that training never meets (Figure 4b): training draws them from the lower
+    halves of their ranges, testing from the upper ones."""
     evaluation_tasks: int = 100
     """Curves of every repetition of the evaluation at the end; 0 skips it."""
     evaluation_repeats: int = 100
@@ -107,7 +107,7 @@ class Sinusoid(NetworkOptions):
         return {"sinusoid_fit": self._fits({name: _load(run) for name, run in runs.items()}, width)}
 
     def _fits(self, experiments: Mapping[str, MetaSupervised], width: float | None) -> Figure:
-        """What trained networks make of some test curves after 0 … k steps, by the networks' names."""
+        """Draw the fits of trained networks to some test curves after 0 … k steps, by the networks' names."""
         random = generator(self.seed, Stream.EVALUATION)
         family = self.problem().families["test"]
         tasks = draw_tasks(family, random, CURVES_DRAWN, self.shots, POINTS_DRAWN, spread_evenly=True)

@@ -35,7 +35,7 @@ class Options:
     checkpoint: Literal["best", "latest"] = "best"
     """The best by validation, or the latest."""
     port: int = 8000
-    """Where to serve; 0 takes any that is free, and prints it."""
+    """Port to serve on; 0 takes any that is free, and prints it."""
     host: str = "127.0.0.1"
     """Address to serve on. On any that other machines can reach, such as 0.0.0.0, the page's address carries a random
     token, without which nothing is answered. The token travels unencrypted: use it in networks you trust, or tunnel

@@ -1,4 +1,4 @@
-"""What docs/findings.md says of figures: means over seeds with intervals, and paired differences, from numbers.csv."""
+"""Numbers of the figures in docs/findings.md: means over seeds with intervals, and paired differences."""
 
 from metarl_l2f.program import as_program
 

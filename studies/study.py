@@ -60,7 +60,7 @@ class Options:
 
 
 class Protocol(NamedTuple):
-    """What one line of a table is about."""
+    """The method and the number of episodes of one line of a table."""
 
     method: str
     episodes: int
@@ -230,7 +230,7 @@ def learning_of(run: Path) -> list[list[object]]:
 
 
 def provenance_of(run: Path) -> dict[str, object]:
-    """Where a run's numbers come from."""
+    """The command, versions and sizes behind a run's numbers."""
     config, lines = read_config(run), metrics.read(run)
     return {
         "run": run.name,
@@ -254,7 +254,7 @@ def draw(run: Path, method: str, steps: int, out: Path) -> None:
 
 
 def describe(options: Options, out: Path) -> None:
-    """Where the runs come from, how they learned, and pictures of one run of each method."""
+    """Write where the runs come from, how they learned, and pictures of one run of each method."""
     methods = [str(read_config(run)["options"]["settings"]["method"]) for run in options.runs]
     origins = [provenance_of(run) for run in options.runs]
     write(out / "runs.csv", [list(origins[0]), *(list(origin.values()) for origin in origins)], show=False)

@@ -45,7 +45,7 @@ PROTOCOL = ("problem", "disjoint", "ways", "shots")
 VARIANT = ("iterations", "method", "adapt", "first_order", "learn_inner_lr", "inner_lr", "inner_steps")
 OF_L2F = ("scope", "conditioning", "transform", "embedding", "initial_gamma")
 CELL = PROTOCOL + VARIANT + OF_L2F
-"""What runs are told apart by; runs that differ in their seed alone share a cell."""
+"""Columns that tell runs apart; runs that differ in their seed alone share a cell."""
 SCORES = ("score", "minus_maml")
 VALUES = {*CELL, "seed", "score", "score_95", "minus_maml", "minus_maml_95"}
 """Columns that are read back as numbers and truth values; the others stay text."""
@@ -112,7 +112,7 @@ def score_of(evaluation: Evaluation, step: int) -> Row:
 
 
 def best_iteration(log: list[dict[str, Any]], key: str) -> int:
-    """When validation was best, as training's own best.pt has it: the first of equals."""
+    """The iteration with the best validation, the first of equals, as in training's own best.pt."""
     validated = [line for line in log if key in line]
     best = (max if "accuracy" in key else min)(validated, key=lambda line: line[key])
     return best["iteration"]

@@ -105,5 +105,7 @@ def test_training_leaves_a_report_and_evaluating_renews_it(tmp_path):
     assert navigation.main([*flags.split(), "--evaluation-tasks", "2", "--log-dir", str(tmp_path / "run")]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "walk to a goal you cannot see" in page and page.count("<img ") == 4 and "2 held-out tasks" in page
+    assert "Paths on held-out tasks" in page  # The domain's caption.
     assert evaluate.main([str(tmp_path / "run"), "--tasks", "3", "--episodes", "2"]) == 0
-    assert "3 held-out tasks" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "3 held-out tasks" in page and "Paths on held-out tasks" in page

@@ -26,11 +26,8 @@ CAPTIONS = {
     "conflict": "How much tasks disagree about the initialisation, by layer; dashed: as many unrelated gradients.",
     "gamma": "How much of each tensor is kept, for each task.",
     "learning_curve": "Learning curve: the score before adaptation and after each inner step, over training.",
-    "navigation_paths": "Paths on held-out tasks, before adaptation and after each inner step; stars are goals.",
-    "speeds": "Forward speed on held-out tasks, before adaptation and after each inner step.",
-    "sinusoid_fit": "Held-out curves: given points, and the fits before adaptation and after each inner step.",
-    "episode": "One held-out episode: the images learned from, and how new images were classified.",
 }
+"""Captions of the pictures that every run has; those of a problem come with the call."""
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -41,12 +38,13 @@ TEMPLATES = jinja2.Environment(
 )
 
 
-def write_report(folder: Path, question: str) -> Path:
+def write_report(folder: Path, question: str, captions: Mapping[str, str] | None = None) -> Path:
     """Write report.html into a run's folder, from config.json, metrics.jsonl, evaluation.json and its pictures.
 
     Args:
         folder: the folder of a run that has begun; parts whose files are not there yet are left out.
         question: what the run tries to find out, in a sentence or two.
+        captions: captions of the problem's own pictures, by the names of their files; others are named after theirs.
     Returns:
         The path of report.html.
     Raises:
@@ -60,7 +58,7 @@ def write_report(folder: Path, question: str) -> Path:
         question=question,
         evaluation=evaluation,
         protocol=_protocol(evaluation) if evaluation else None,
-        pictures=[_picture(path) for path in sorted(folder.glob("*.png"))],
+        pictures=[_picture(path, {**CAPTIONS, **(captions or {})}) for path in sorted(folder.glob("*.png"))],
         facts=_facts(log, config, _done(folder, log)),
         commands="\n".join(_commands(log, config)),
         origin=_origin(config),
@@ -78,8 +76,8 @@ def _protocol(evaluation: Evaluation) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {_said(value)}" for name, value in evaluation.protocol.items())
 
 
-def _picture(path: Path) -> dict[str, str]:
-    caption = CAPTIONS.get(path.stem, path.stem.replace("_", " "))
+def _picture(path: Path, captions: Mapping[str, str]) -> dict[str, str]:
+    caption = captions.get(path.stem, path.stem.replace("_", " "))
     return {"data": base64.b64encode(path.read_bytes()).decode(), "caption": caption}
 
 

@@ -18,14 +18,14 @@ from .load import read_config
 from .options import RunOptions
 
 USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError, RankError, WorkerError)
-"""What ends a program with one clear message instead of a traceback."""
+"""Errors that end a program with one clear message instead of a traceback."""
 HINTS: Mapping[type[Exception], str] = {
     RunMissingError: "without --resume a new run starts",
     RunExistsError: "--resume names a run to continue, --log-dir the folder of a new one",
     RunLockedError: "--log-dir names another folder",
     RankError: "--rank-timeout sets how long ranks wait for each other",
 }
-"""Which flags have to do with errors of the library, which itself knows no flags."""
+"""Hints at flags, by the library's errors that they concern; the library itself knows no flags."""
 Options = TypeVar("Options", bound=RunOptions)
 Read = TypeVar("Read")
 

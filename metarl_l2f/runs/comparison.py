@@ -37,7 +37,7 @@ NO_OTHER_METHOD = ("settings.seed", "batching", "task_chunk", "compile", "log_ev
 
 
 class Shown(NamedTuple):
-    """What one run shows on held-out tasks."""
+    """One run on held-out tasks: measures and pictures."""
 
     found: Inspection
     """Conflict, γ, gradients before and after adaptation."""
@@ -52,9 +52,9 @@ def looked_at(run: Path, tasks: int, manual: bool = True, width: float = COLUMN,
 
     Args:
         run: its folder; of a launcher whose runs are `inspectable`.
-        tasks: how many.
+        tasks: the number of held-out tasks.
         manual: attenuate layers by hand, too, which takes ten evaluations of every layer.
-        width: of the pictures, inches.
+        width: width of the pictures, inches.
         threads: CPU threads; changes no number.
     """
     stored, experiment = load_run(run, threads=threads)
@@ -71,7 +71,7 @@ def looked_at(run: Path, tasks: int, manual: bool = True, width: float = COLUMN,
 
 
 def labels_of(runs: Sequence[Path], kind: type[RunOptions]) -> list[str]:
-    """What pictures call each run: its method, and in what it differs from other runs of that method."""
+    """A label for each run: its method, and the options in which it differs from other runs of that method."""
     options = [flat(read_config(run)["options"]) for run in runs]
     ignored = {*NO_OTHER_METHOD, *kind.may_change_on_resume}
     labels = []
@@ -84,20 +84,20 @@ def labels_of(runs: Sequence[Path], kind: type[RunOptions]) -> list[str]:
 
 
 def problem_of(run: Path) -> dict[str, Any]:
-    """What must be equal for runs to stand in one picture."""
+    """The entries of config.json that must be equal for runs to stand in one picture."""
     config = read_config(run)
     kept = ("environment", "launcher", "vary_frequency", "disjoint", "shots", "images", "shape")
     return {name: value for name, value in {**config["options"], **config}.items() if name in kept}
 
 
 def protocol_of(evaluation: Evaluation) -> dict[str, Any]:
-    """How a run was evaluated, but for the seed, which differs from run to run."""
+    """The protocol of a run's evaluation, without the seed, which differs from run to run."""
     protocol = {**evaluation.protocol, "steps": evaluation.scores.shape[1] - 1}
     return {name: value for name, value in protocol.items() if name != "seed"}
 
 
 def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What differs, in words."""
+    """A list of the entries in which two differ, in words."""
     names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
     return ", ".join(f"{name} ({first.get(name)}, {other.get(name)})" for name in names)
 
@@ -157,7 +157,7 @@ def gather(runs: Sequence[Path], kind: type[RunOptions], look: Callable[[Path], 
     Args:
         runs: their folders.
         kind: the class of their launcher's options.
-        look: looks at one of them.
+        look: a function that looks at one of them.
     Raises:
         ValueError: two runs of one method have the same seed.
     """
@@ -187,8 +187,8 @@ def draw(methods: Mapping[str, Method], stored: RunOptions, score: str, width: f
     Args:
         methods: as `gather` returns them.
         stored: the options of a run.
-        score: what was evaluated, for the axes.
-        width: of the pictures, inches.
+        score: name of the evaluated score, for the axes.
+        width: width of the pictures, inches.
     """
 
     def means(what: str) -> dict[str, list[dict[str, float]]]:
@@ -240,7 +240,7 @@ def unseen(methods: Mapping[str, Method]) -> list[Path]:
 def numbers(methods: Mapping[str, Method], score: str) -> list[list[object]]:
     """The numbers in the pictures, as rows: figure, method, seed, what, value.
 
-    And two that no picture shows: how much γ differs between tasks, and the landscape as training left it.
+    Two of them no picture shows: how much γ differs between tasks, and the landscape at the end of training.
     """
     rows: list[list[object]] = []
     for label, method in methods.items():
@@ -266,14 +266,14 @@ def numbers(methods: Mapping[str, Method], score: str) -> list[list[object]]:
 
 
 def lacks(run: Path, log: Log) -> str | None:
-    """What a run's metrics lack of what its checkpoint counts, if anything."""
+    """A sentence on the lines that a run's metrics lack, or None if they are whole."""
     every = read_config(run)["options"].get("log_every", 1)
     lacking = metrics.gap(log, load_checkpoint(run / CHECKPOINT_FILE)["iteration"], every)
     return lacking and f"{run}: {lacking}, and its curve with it"
 
 
 def notes(methods: Mapping[str, Method]) -> list[str]:
-    """What whoever looks at the pictures must know."""
+    """Sentences that a reader of the pictures must know."""
     found = []
     for label, method in methods.items():
         found += [lacking for run, log in zip(method.runs, method.logs, strict=True) if (lacking := lacks(run, log))]

@@ -161,5 +161,5 @@ def film(env: gymnasium.Env, adapted: Adapted, task: Any, horizon: int, seed: in
 
 
 def name_of(step: int) -> str:
-    """How many steps a policy was adapted."""
+    """The name of the policy after a number of inner steps."""
     return "before adaptation" if step == 0 else f"after {step} step{'' if step == 1 else 's'}"

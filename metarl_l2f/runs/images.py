@@ -1,4 +1,4 @@
-"""What runs on images share: which data set, how it is read, and prototypical networks trained on it."""
+"""Options that choose and read a data set of images, and prototypical networks trained on one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from .load import load_run, read_config
 
 @dataclass(frozen=True)
 class ImageData:
-    """Which images are classified."""
+    """Options of the data set whose images are classified."""
 
     data: Path | None = None
     """Your data set: a folder or zip archive in any layout that docs/supervised.md lists (miniImageNet, tieredImageNet,

@@ -26,7 +26,7 @@ def inspector(options: RunOptions, experiment: Any, group: Group) -> Callable[[M
     Every process that shares the run calls it with the metrics of an iteration; what is shown comes back on the first.
 
     Args:
-        options: of the run.
+        options: the run's options.
         experiment: in training.
         group: the processes that share it.
     """
@@ -66,7 +66,7 @@ def histograms_of(gamma: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def pictures_of(found: Inspection, label: str) -> dict[str, Figure]:
-    """What a run's tasks disagree about, layer by layer, and what γ keeps of every tensor for each of them."""
+    """Pictures of how much the tasks of a run disagree by layer, and of γ by tensor and task."""
     conflict = {label: [{layer: float(angles.mean()) for layer, angles in found.conflict.items()}]}
     unrelated = math.acos(1 / math.sqrt(len(found.conflict["network"])))
     pictures = {"conflict": by_layer(conflict, "conflict, rad", reference=unrelated)}

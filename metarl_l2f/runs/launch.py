@@ -84,7 +84,7 @@ def trained(options: RunOptions, group: Group) -> int:
     """Train, or continue, one run, and report on it when it is done; one that is done and reported on stays as it is.
 
     Args:
-        options: of the run.
+        options: the run's options.
         group: the processes that share it.
     Returns:
         The exit status.
@@ -175,7 +175,7 @@ def _report(options: RunOptions, experiment: Any, folder: Path, outcome: Outcome
         draw(folder, lambda: {"learning_curve": learning_curve([folder], score=options.judged().drawn)})
         if options.evaluation_tasks:
             _evaluate(options, experiment, folder)
-        write_report(folder, options.question())
+        write_report(folder, options.question(), options.captions())
     print("wrote " + ", ".join(sorted(str(path) for path in folder.glob("*.[jph][snt][ogm]*"))))
 
 
@@ -204,8 +204,8 @@ def draw(folder: Path, pictures: Callable[[], Mapping[str, Figure]]) -> None:
     """Save pictures of a run that is done, by name; without those that fail, which a warning names.
 
     Args:
-        folder: of the run.
-        pictures: makes them.
+        folder: the run's folder.
+        pictures: a function that makes them.
     """
     made: Mapping[str, Figure] = {}
     with optional("a picture"):

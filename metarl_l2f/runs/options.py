@@ -82,7 +82,7 @@ class RunOptions:
     """Options that every run has; a launcher adds its own."""
 
     settings: Any = None
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     iterations: int = 500
     """Meta-iterations in all; may be raised when resuming."""
     log_dir: Path | None = None
@@ -110,11 +110,11 @@ class RunOptions:
     retired: ClassVar[tuple[str, ...]] = ()
     """Options of runs of earlier versions that changed no number, and are read over."""
     evaluated_with: ClassVar[tuple[str, ...]] = ()
-    """Which of `episodes`, `steps` and `later_lr_factor` evaluate.py may choose."""
+    """Those of `episodes`, `steps` and `later_lr_factor` that evaluate.py may choose."""
     inspectable: ClassVar[bool] = False
     """Whether there is conflict, attenuation and the like to look at."""
     kind: ClassVar[str] = "a run"
-    """What errors call a run of this kind."""
+    """A noun phrase for a run of this kind, which errors use."""
     # Defaults where a launcher has no such option.
     log_every = 1
     inspect_every = 0
@@ -146,16 +146,16 @@ class RunOptions:
         return int(self.settings.seed)
 
     def title(self) -> str:
-        """What is trained on what."""
+        """The method and the problem, in words."""
         return f"{label_of(self.method)} on {self.launcher.replace('_', ' ')}"
 
     @classmethod
     def question(cls) -> str:
-        """What a run is about: the first paragraph of the launcher's help."""
+        """The question that a run answers: the first paragraph of the launcher's help."""
         return " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
 
     def folder(self) -> Path:
-        """Where a new run goes."""
+        """The folder of a new run."""
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         return self.log_dir or Path("runs") / self.launcher / f"{stamp}_{self.method}_seed{self.seed}"
 
@@ -174,7 +174,7 @@ class RunOptions:
         raise NotImplementedError
 
     def trained_on(self) -> dict[str, Any]:
-        """What config.json says of the problem beside the options; a stored run that differs is refused."""
+        """Entries of config.json that describe the problem beside the options; a run that stored others is refused."""
         return {}
 
     def judged(self) -> Judged:
@@ -182,7 +182,7 @@ class RunOptions:
         raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
-        """What every file of a run must say that it is a run of."""
+        """Entries of config.json that every checkpoint of the run must share."""
         return {"launcher": self.launcher, **to_json(self.trained_on())}
 
     def to_evaluate(self, threads: int) -> Self:
@@ -201,7 +201,7 @@ class RunOptions:
 
     @property
     def keep_best(self) -> int:
-        """How many of the best states by validation are kept."""
+        """The number of best states by validation that are kept."""
         return 1
 
     # --- What is shown of it ---
@@ -213,9 +213,9 @@ class RunOptions:
 
         Args:
             experiment: trained.
-            folder: of its run.
-            seed: of tasks and noise.
-            episodes: per task, before adaptation and after every step, where there are any; by default as in training.
+            folder: its run's folder.
+            seed: seed of tasks and noise.
+            episodes: number per task, before adaptation and after every step; by default as in training.
         """
         raise NotImplementedError
 
@@ -238,7 +238,7 @@ class RunOptions:
         return None
 
     def captions(self) -> Mapping[str, str]:
-        """What the report says below the problem's own pictures, by their names."""
+        """Captions of the problem's own pictures in the report, by the pictures' names."""
         return {}
 
     def side_by_side(self, runs: Mapping[str, Path], width: float) -> dict[str, Figure]:
@@ -246,7 +246,7 @@ class RunOptions:
 
         Args:
             runs: folders, by what pictures call them.
-            width: of the pictures, inches.
+            width: width of the pictures, inches.
         """
         return {}
 
@@ -258,7 +258,7 @@ class DeviceOptions(RunOptions):
     threads: int = field(default_factory=own_cores)
     """CPU threads, by default as many as there are cores for each rank; changes no number."""
     device: str = "cpu"
-    """Where learning happens: `cpu`, or `cuda`; environments and data stay on the CPU. Rounding differs."""
+    """Device on which learning happens: `cpu`, or `cuda`; environments and data stay on the CPU. Rounding differs."""
     tf32: bool = False
     """On a CUDA device, round the factors of products to TF32: faster, with about three digits."""
 

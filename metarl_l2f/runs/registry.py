@@ -1,4 +1,4 @@
-"""Which launchers there are: files of the package `launchers`, found by name."""
+"""The launchers: files of the package `launchers`, found by their names."""
 
 import importlib
 import importlib.util

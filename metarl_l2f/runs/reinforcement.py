@@ -32,7 +32,7 @@ class PolicyOptions(DeviceOptions):
     """Options that every run of reinforcement learning has; a launcher adds its environment's."""
 
     settings: MetaRLSettings = field(default_factory=MetaRLSettings)
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     tasks_per_shard: int = TASKS_PER_SHARD
     """Tasks differentiated together; under torchrun every rank takes whole shards of them. Rounding differs."""
     inspect_every: int = 100
@@ -110,9 +110,9 @@ class PolicyLook:
     """A policy on some tasks (`options.Look`).
 
     Args:
-        domain: of the environment.
+        domain: the environment's domain.
         experiment: trained, or in training.
-        rollouts: of this process's share of the tasks.
+        rollouts: episodes on this process's share of the tasks.
         tasks: all of them.
     """
 

@@ -95,7 +95,7 @@ def application(viewer: Viewer, token: str | None = None) -> Flask:
 
 
 def _content() -> Any:
-    """What a question says.
+    """The content of a question.
 
     Raises:
         Refused: it is no JSON. Other sites' pages cannot send what calls itself JSON without being allowed to.
@@ -163,6 +163,6 @@ def answer(app: Flask, listener: socket.socket) -> None:
 
 
 def address(host: str, port: int, token: str | None) -> str:
-    """What to open in a browser; an address that stands for all of this machine's gives way to its name."""
+    """The address to open in a browser; one that stands for all of this machine's gives way to its name."""
     host = socket.gethostname() if host in ("0.0.0.0", "::") else host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/{f'?token={token}' if token else ''}"

@@ -31,7 +31,7 @@ class ReportedProblem(Problem, Protocol):
     """A problem that says how reports show it."""
 
     captions: Mapping[str, str]
-    """What stands below its own pictures, by their names."""
+    """Captions of its own pictures, by the pictures' names."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class NetworkOptions(DeviceOptions):
     """Options that every supervised run with an inner loop has; a launcher adds its problem's."""
 
     settings: SupervisedSettings = field(default_factory=SupervisedSettings)
-    """What is learned, and how."""
+    """Settings of the method and of its training."""
     validate_every: int = 500
     """Meta-iterations between validations; best.pt keeps the best."""
     checkpoint_every: int = 500
@@ -67,7 +67,7 @@ class NetworkOptions(DeviceOptions):
     """The class of the problem, which names its score and its pictures."""
 
     def problem(self) -> Problem:
-        """What is to be learned."""
+        """The problem of these options."""
         raise NotImplementedError
 
     def adapted(self, name: str) -> bool:
@@ -83,8 +83,8 @@ class NetworkOptions(DeviceOptions):
 
         Args:
             experiment: trained.
-            folder: of its run.
-            seed: of the tasks.
+            folder: its run's folder.
+            seed: seed of the tasks.
         Returns:
             Scores after 0 … k = evaluation_steps inner steps, (N, k + 1), and the protocol that they were measured by.
         """
@@ -159,7 +159,7 @@ class NetworkLook:
     """A network on some tasks (`options.Look`).
 
     Args:
-        options: of the run.
+        options: the run's options.
         experiment: trained, or in training.
         tasks: stacked.
         group: the processes that share the tasks; by default this one alone.

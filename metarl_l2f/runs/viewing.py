@@ -1,4 +1,4 @@
-"""What the viewer shows of runs: how their policies adapt to one task, in numbers and paths, and as films."""
+"""The viewer's answers: how the policies of runs adapt to one task, in numbers and paths, and as films."""
 
 import math
 import reprlib
@@ -56,18 +56,18 @@ class Busy(Exception):
 
 @dataclass(frozen=True)
 class Tasks:
-    """Which tasks may be asked for."""
+    """The tasks that a question may name."""
 
     kind: TaskKind
     """A goal on the plane, a direction along the track, or a speed in m/s."""
     names: tuple[str, ...]
-    """Of a task's numbers."""
+    """Names of a task's numbers."""
     trained: tuple[float, float]
-    """Between these lie the numbers of tasks in training."""
+    """The smallest and the largest number of a task in training."""
 
     @property
     def accepted(self) -> tuple[float, float]:
-        """Between these they may lie here: half as far again, where a task is no mere choice."""
+        """The smallest and the largest number accepted: half as far again, except for directions."""
         low, high = self.trained
         margin = 0.0 if self.kind == "direction" else BEYOND * (high - low)
         return low - margin, high + margin
@@ -91,7 +91,7 @@ class Tasks:
 
 
 def tasks_of(experiment: MetaRL) -> Tasks:
-    """What may be asked of an experiment.
+    """The tasks that questions about an experiment may name.
 
     Raises:
         ValueError: the viewer does not know how to show its tasks.
@@ -107,7 +107,7 @@ def tasks_of(experiment: MetaRL) -> Tasks:
 
 @dataclass(frozen=True)
 class Question:
-    """What a page may ask."""
+    """A question of the page."""
 
     task: tuple[float, ...] | None
     """None: the first held-out one of the seed's evaluation."""
@@ -116,7 +116,7 @@ class Question:
     episodes: int
     """Before adaptation and after each step."""
     seed: int
-    """Of the noise, and of a held-out task."""
+    """Seed of the noise, and of a held-out task."""
 
 
 def question(content: Any, tasks: Tasks, seed: int) -> Question:
@@ -157,7 +157,7 @@ class ViewedRun:
     """One trained run.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         checkpoint: `best` by validation, or `latest`.
         threads: CPU threads; changes no number.
     Raises:
@@ -184,7 +184,7 @@ class ViewedRun:
         self.gradients = experiment.meta.collect(tasks, noise, steps=0).start.gradients
 
     def about(self) -> dict[str, Any]:
-        """What a page says of the run."""
+        """The run's description for the page."""
         settings = self.experiment.settings
         return {
             "name": self.folder.resolve().name,
@@ -195,7 +195,7 @@ class ViewedRun:
         }
 
     def answer(self, task: Any, asked: Question) -> dict[str, Any]:
-        """How the run adapts to a task: what `MetaRL.evaluate` gives for this task alone, and where a walker went."""
+        """Adapt to a task: the numbers of `MetaRL.evaluate` for this task alone, and the paths of a walker."""
         begin = time.perf_counter()
         rollouts = self.experiment.evaluate([task], asked.episodes, asked.steps, asked.seed)
         found = {
@@ -217,7 +217,7 @@ class ViewedRun:
         save(frames, path, fps)
 
     def _gammas(self, rollouts: Rollouts) -> dict[str, float]:
-        """How much of each attenuated tensor the task keeps: its mean γ; empty for MAML."""
+        """The mean γ of each attenuated tensor for the task; empty for MAML."""
         learner = self.experiment.learner
         if learner.attenuation is None:
             return {}
@@ -247,7 +247,7 @@ class Viewer:
     thread that opened it.
 
     Args:
-        runs: of one environment.
+        runs: one or two runs on one environment.
     Raises:
         ValueError: they are of different environments, or of one whose tasks the viewer does not know.
     """
@@ -268,12 +268,12 @@ class Viewer:
         self._filmed: gymnasium.Env | None = None
 
     def measure(self) -> None:
-        """What is measured once, before any question: the training tasks' gradients."""
+        """Measure the training tasks' gradients, once, before any question."""
         for run in self.runs:
             run.meet_training_tasks()
 
     def about(self) -> dict[str, Any]:
-        """What a page must know to ask."""
+        """The description of runs and tasks that the page needs to ask."""
         experiment = self.runs[0].experiment
         return {
             "environment": str(experiment.env).rpartition("/")[-1],
@@ -294,7 +294,7 @@ class Viewer:
         """All runs' answers to one question, and the question in full; `held_out` marks the seed's held-out task.
 
         Args:
-            content: of the question, as it came from outside.
+            content: the question, as it came from outside.
         Raises:
             Refused: it has no answer; says why.
             Busy: others asked too much before.
@@ -318,8 +318,8 @@ class Viewer:
         """A film of one run's policies, for the same questions as `adapt`.
 
         Args:
-            content: of the question.
-            number: of the run, from 0.
+            content: the question, as it came from outside.
+            number: the run's number, from 0.
             form: mp4 or gif.
         Raises:
             Refused, Busy: as in `adapt`.
