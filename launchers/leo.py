@@ -58,12 +58,13 @@ class LEORun(RunOptions):
 
     def experiment(self, group: Group | None = None) -> LEOExperiment:
         """A new experiment of these options, shared by a group of processes, or of this one alone."""
+        settings = self.resolved()
         if self.embeddings is None:
             raise ValueError(
                 "name a folder of embeddings with --embeddings; it is made by: "
                 + command("embeddings", "RUN", "--out", "FOLDER")
             )
-        return LEOExperiment(load_embeddings(self.embeddings), self.resolved(), group=group)
+        return LEOExperiment(load_embeddings(self.embeddings), settings, group=group)
 
     def resolved(self) -> LEOSettings:
         """The settings, with the published numbers where they were asked for."""

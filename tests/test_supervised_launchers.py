@@ -215,7 +215,7 @@ def test_a_run_finds_its_images_from_any_folder(tmp_path, folder_of_images, monk
 def test_a_film_of_a_supervised_run_is_refused(tmp_path, capsys):
     assert sinusoid.main([*TINY_SINUSOID.split(), "--evaluation-tasks", "0", "--log-dir", str(tmp_path / "run")]) == 0
     assert play.main([str(tmp_path / "run")]) == 2
-    assert "is a run of sinusoid.py; give one of reinforcement learning (navigation, " in capsys.readouterr().err
+    assert "is a run of sinusoid.py; give one of reinforcement learning (ant, cheetah_dir, " in capsys.readouterr().err
 
 
 def test_images_condition_on_the_prototypes_of_a_trained_network(tmp_path, folder_of_images, prototypical):

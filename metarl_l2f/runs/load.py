@@ -12,7 +12,7 @@ from ..training.checkpoint import load as load_checkpoint
 from ..training.config import flat, from_json, to_json
 from ..training.run_folder import BEST_FILE, CHECKPOINT_FILE, CONFIG_FILE
 from .options import DeviceOptions, RunOptions
-from .registry import options_of
+from .registry import options_of, training_launchers
 
 logger = logging.getLogger(__name__)
 Kind = TypeVar("Kind", bound=RunOptions)
@@ -59,7 +59,8 @@ def checked_kind(run: Path, expected: type[Kind]) -> type[Kind]:
     """
     kind = kind_of(run)
     if not issubclass(kind, expected):
-        raise ValueError(f"{run} is a run of {read_config(run)['launcher']}.py; give {expected.kind}")
+        names = ", ".join(name for name, other in training_launchers().items() if issubclass(other, expected))
+        raise ValueError(f"{run} is a run of {read_config(run)['launcher']}.py; give one of {expected.kind} ({names})")
     return kind
 
 

@@ -113,8 +113,8 @@ class RunOptions:
     """Those of `episodes`, `steps` and `later_lr_factor` that evaluate.py may choose."""
     inspectable: ClassVar[bool] = False
     """Whether there is conflict, attenuation and the like to look at."""
-    kind: ClassVar[str] = "a run"
-    """A noun phrase for a run of this kind, which errors use."""
+    kind: ClassVar[str] = "any kind"
+    """The kind of the run, which errors name."""
     # Defaults where a launcher has no such option.
     log_every = 1
     inspect_every = 0

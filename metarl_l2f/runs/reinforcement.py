@@ -39,7 +39,7 @@ class PolicyOptions(DeviceOptions):
     """Meta-iterations between two looks at conflict, attenuation and the landscape of the inner loss on the validation
     tasks, with pictures in TensorBoard; 0 looks never."""
 
-    kind: ClassVar[str] = "one of reinforcement learning, such as of navigation.py"
+    kind: ClassVar[str] = "reinforcement learning"
     inspectable: ClassVar[bool] = True
     evaluated_with: ClassVar[tuple[str, ...]] = ("episodes", "steps", "later_lr_factor")
 

@@ -58,7 +58,7 @@ class NetworkOptions(DeviceOptions):
     """Compile the loss with torch.compile, which needs a C++ compiler: seconds to start, then twice as fast where
     networks are small; rounding differs. On a CUDA device record its gradient instead, which is many times as fast."""
 
-    kind: ClassVar[str] = "one that adapts a network, such as of sinusoid.py"
+    kind: ClassVar[str] = "supervised learning with an inner loop"
     inspectable: ClassVar[bool] = True
     evaluated_with: ClassVar[tuple[str, ...]] = ("steps", "later_lr_factor")
     convolves: ClassVar[bool] = False

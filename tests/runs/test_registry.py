@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from metarl_l2f.launchers import leo, navigation
-from metarl_l2f.runs.registry import options_of
+from metarl_l2f.runs.registry import options_of, training_launchers
 
 LAUNCHERS = Path(__file__).parents[2] / "launchers"
 
@@ -17,10 +17,11 @@ def test_a_launcher_is_found_by_its_name():
 
 
 def test_every_launcher_that_trains_is_found_and_has_a_title_and_a_score():
-    training = [path.stem for path in LAUNCHERS.glob("*.py") if "runs.launch import launch" in path.read_text("utf-8")]
-    assert len(training) >= 9
-    for name in training:
-        options = options_of(name)()
+    training = {path.stem for path in LAUNCHERS.glob("*.py") if "runs.launch import launch" in path.read_text("utf-8")}
+    found = training_launchers()
+    assert found.keys() == training and len(training) == 9
+    for name, kind in found.items():
+        options = kind()
         assert options.launcher == name and options.title() and options.judged().tag.startswith(options.judged().score)
 
 
