@@ -89,7 +89,6 @@ def trained(options: RunOptions, group: Group) -> int:
     Returns:
         The exit status.
     """
-    begin = time.monotonic()
     options, folder = placed(options, group)
     if options.resume is not None:
         options.check_resumed(group.from_first(lambda: read_config(folder)["options"]))
@@ -97,6 +96,7 @@ def trained(options: RunOptions, group: Group) -> int:
     try:
         options.check_report(experiment, group)
         print(f"{options.title()}, seed {options.seed}; writing to {folder}")
+        begin = time.monotonic()
         with _resumable(options.launcher, folder, group):
             group.from_first(lambda: _check_checkpoint(options, folder))
             outcome = _train(options, experiment, folder, group)
