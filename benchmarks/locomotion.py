@@ -92,12 +92,12 @@ def measure(settings: MetaRLSettings, threads: int, rounds: int) -> dict[str, fl
 
 def sample(run: MetaRL, number: int) -> tuple[float, Episodes]:
     """One phase of sampling with adapted policies, each task its own parameters: seconds, and the episodes."""
-    settings, meta = run.settings, run.meta
-    tasks = meta.sampler.sample_tasks(settings.tasks_per_batch, generator(settings.seed, Stream.TASKS, number))
+    settings = run.settings
+    tasks = run.sampler.sample_tasks(settings.tasks_per_batch, generator(settings.seed, Stream.TASKS, number))
     generators = [generator(settings.seed, Stream.POLICY, 0, number, task) for task in range(len(tasks))]
     params = {name: p.detach().expand(len(tasks), *p.shape).contiguous() for name, p in run.learner.theta.items()}
     begin = time.perf_counter()
-    episodes = meta.sampler.sample(partial(meta.act, params), tasks, generators)
+    episodes = run.sampler.sample(partial(run.adaptation.act, params), tasks, generators)
     return time.perf_counter() - begin, episodes
 
 

@@ -61,7 +61,7 @@ def measure(options: Options) -> dict[str, object]:
     quiet_machine()
     settings = options.settings
     run = MetaRL(ENVIRONMENT, settings, {"horizon": settings.horizon}, options.threads)
-    meta, sampler = run.meta, run.meta.sampler
+    adaptation, sampler = run.adaptation, run.sampler
     metrics = [run.iterate(i) for i in range(1, options.iterations + 3)][2:]
 
     count = settings.tasks_per_batch
@@ -70,17 +70,17 @@ def measure(options: Options) -> dict[str, object]:
     def generators(phase: int) -> list[np.random.Generator]:
         return [generator(settings.seed, Stream.POLICY, 0, task, phase) for task in range(count)]
 
-    data = meta.collect(tasks, generators, settings.inner.inner_steps).data
+    data = adaptation.collect(sampler, tasks, generators, settings.inner.inner_steps).data
     theta = {name: p.detach() for name, p in run.learner.theta.items()}
     zeros = np.zeros((sampler.envs.num_envs, sampler.action_size), np.float32)
 
     @torch.no_grad()
     def forward() -> object:
-        return meta.shards.map(lambda shard: vmap(meta.policies)(shard), data)
+        return adaptation.shards.map(lambda shard: vmap(adaptation.policies)(shard), data)
 
     @torch.no_grad()
     def shard_policy(batch: torch.Tensor) -> object:
-        return meta.policy(theta, batch)
+        return adaptation.policy(theta, batch)
 
     def physics() -> None:
         sampler.envs.reset(options={"task": np.repeat(tasks, settings.episodes_per_task, 0)})
@@ -97,7 +97,7 @@ def measure(options: Options) -> dict[str, object]:
         "sampling_s_per_phase": median("time/sampling") / phases,
         "update_s": median("time/update"),
         "physics_s_per_phase": seconds(physics),
-        "policy_forward_s": seconds(lambda: meta.shards.map(shard_policy, data.post.observations)),
+        "policy_forward_s": seconds(lambda: adaptation.shards.map(shard_policy, data.post.observations)),
         "adapt_and_policy_forward_s": adapt_forward,
         "update_in_adapt_and_policy_forwards": median("time/update") / adapt_forward,
         "backtracks": median("line_search/backtracks"),

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from metarl_l2f.core import Attenuation, InnerLoop
+from metarl_l2f.core.attenuation import Attenuation
+from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.parallel import devices
 from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 from . import envs
 
 if TYPE_CHECKING:  # What `__getattr__` imports, for type checkers and editors.
-    from .core import L2F, Attenuation, InnerLoop
+    from .core.attenuation import Attenuation, Attenuator
+    from .core.learner import MetaLearner, meta_learner
+    from .core.update_rules import GradientDescent, InnerLoop, UpdateRule
     from .networks.policies import MLP, CategoricalPolicy, GaussianPolicy
+    from .rl.adaptation import Adaptation, PolicyGradient
     from .rl.adapted import Adapted, AdaptedPolicy, load_policy
     from .rl.experiment import MetaRL
-    from .rl.meta_trpo import MetaTRPO, PolicyGradient
+    from .rl.outer import OuterUpdate
     from .rl.sampling import Sampler
     from .rl.settings import MetaRLSettings, PolicyNetwork
-    from .rl.trpo import TrustRegion
+    from .rl.trpo import TrustRegion, TrustRegionUpdate
     from .rl.vectorise import vectorise
     from .rl.workers import WorkerError
     from .supervised.classification import Classifier, ImageProblem
@@ -31,23 +34,26 @@ if TYPE_CHECKING:  # What `__getattr__` imports, for type checkers and editors.
     from .supervised.sinusoid import Curves, SinusoidProblem
 
 __all__ = [
-    "L2F",
     "MLP",
+    "Adaptation",
     "Adapted",
     "AdaptedPolicy",
     "Attenuation",
+    "Attenuator",
     "CategoricalPolicy",
     "Classifier",
     "Curves",
     "GaussianPolicy",
+    "GradientDescent",
     "ImageProblem",
     "Images",
     "InnerLoop",
+    "MetaLearner",
     "MetaOptimiser",
     "MetaRL",
     "MetaRLSettings",
     "MetaSupervised",
-    "MetaTRPO",
+    "OuterUpdate",
     "PolicyGradient",
     "PolicyNetwork",
     "Problem",
@@ -57,21 +63,27 @@ __all__ = [
     "SupervisedSettings",
     "Task",
     "TrustRegion",
+    "TrustRegionUpdate",
+    "UpdateRule",
     "WorkerError",
     "envs",
     "load_policy",
+    "meta_learner",
     "vectorise",
 ]
 
 _NAMES = {
-    "core": ("L2F", "Attenuation", "InnerLoop"),
+    "core.attenuation": ("Attenuation", "Attenuator"),
+    "core.learner": ("MetaLearner", "meta_learner"),
+    "core.update_rules": ("GradientDescent", "InnerLoop", "UpdateRule"),
     "networks.policies": ("MLP", "CategoricalPolicy", "GaussianPolicy"),
+    "rl.adaptation": ("Adaptation", "PolicyGradient"),
     "rl.adapted": ("Adapted", "AdaptedPolicy", "load_policy"),
     "rl.experiment": ("MetaRL",),
-    "rl.meta_trpo": ("MetaTRPO", "PolicyGradient"),
+    "rl.outer": ("OuterUpdate",),
     "rl.sampling": ("Sampler",),
     "rl.settings": ("MetaRLSettings", "PolicyNetwork"),
-    "rl.trpo": ("TrustRegion",),
+    "rl.trpo": ("TrustRegion", "TrustRegionUpdate"),
     "rl.vectorise": ("vectorise",),
     "rl.workers": ("WorkerError",),
     "supervised.classification": ("Classifier", "ImageProblem"),

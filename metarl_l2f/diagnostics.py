@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
-from .core import L2F, Loss, Params, attenuate, layer_of
+from .core.attenuation import attenuate
+from .core.learner import MetaLearner
+from .core.parameters import Loss, Params, layer_of
 
 
 def conflict_by_task(gradients: Params, distribution: Params | None = None) -> dict[str, Tensor]:
@@ -137,11 +139,13 @@ def landscape(loss: Loss, params: Params, direction: Params, distances: Sequence
     return Landscape(torch.stack(losses), change, (change / walked.clamp_min(tiny)).amax())
 
 
-def manual_attenuation(learner: L2F, factors: Sequence[float], score: Callable[[], float]) -> dict[str, list[float]]:
+def manual_attenuation(
+    learner: MetaLearner, factors: Sequence[float], score: Callable[[], float]
+) -> dict[str, list[float]]:
     """What it does to a trained initialisation to shrink one layer at a time by hand (Figure 3b).
 
     Args:
-        learner: whose θ is shrunk, and given back as it was.
+        learner: the learner whose θ is shrunk, and given back as it was.
         factors: a layer's parameters are multiplied by each of them in turn, where they are logarithms their
             exponentials: what γ does (Eq. 3).
         score: measures the learner as it is, adaptation included.
@@ -150,16 +154,17 @@ def manual_attenuation(learner: L2F, factors: Sequence[float], score: Callable[[
     """
     theta = learner.theta
     kept = {name: value.detach().clone() for name, value in theta.items()}
+    logarithmic = getattr(learner.network, "logarithmic", ())
 
     @torch.no_grad()
     def shrink(layer: str | None, factor: float) -> None:
-        gamma = {name: torch.tensor(factor) for name in learner.adapted_names if layer_of(name) == layer}
-        for name, value in attenuate(kept, gamma, logarithmic=learner.logarithmic).items():
+        gamma = {name: torch.tensor(factor) for name in learner.rule.names if layer_of(name) == layer}
+        for name, value in attenuate(kept, gamma, logarithmic=logarithmic).items():
             theta[name].copy_(value)
 
     results: dict[str, list[float]] = {}
     try:
-        for layer in dict.fromkeys(map(layer_of, learner.adapted_names)):
+        for layer in dict.fromkeys(map(layer_of, learner.rule.names)):
             results[layer] = []
             for factor in factors:
                 shrink(layer, factor)
@@ -167,102 +172,3 @@ def manual_attenuation(learner: L2F, factors: Sequence[float], score: Callable[[
     finally:
         shrink(None, 1.0)
     return results
-
-
-def gamma_statistics(learner: L2F, gamma: Tensor) -> dict[str, float]:
-    """How much of each tensor is kept, and how much that differs between tasks.
-
-    Args:
-        learner: whose γ it is.
-        gamma: (N, L), one row per task; nothing is known of MAML's (N, 0).
-    Returns:
-        By tensor, the mean over tasks (and over the tensor's entries of γ), and the mean standard deviation over tasks.
-    """
-    statistics = {}
-    for name, columns in ({} if learner.attenuation is None else learner.gammas_by_tensor(gamma)).items():
-        statistics[f"gamma/{name}/mean"] = float(columns.mean())
-        statistics[f"gamma/{name}/std"] = float(columns.std(0, unbiased=False).mean())
-    return statistics
-
-
-def learned_step_sizes(learner: L2F) -> dict[str, float]:
-    """The inner step sizes α by tensor and step, where they are learned (the mean over a tensor's, if they differ)."""
-    steps = range(learner.inner.inner_steps if learner.inner.learn_inner_lr else 0)
-    return {
-        f"step_size/{name}/{step}": float(size.detach().mean())
-        for step in steps
-        for name, size in learner.alpha(step).items()
-    }
-
-
-FORGOTTEN, KEPT = 0.01, 0.99
-"""γ below the one forgets a tensor, γ above the other leaves it alone."""
-
-
-class Inspection(NamedTuple):
-    """What L2F argues about, measured on N tasks."""
-
-    gamma: Params
-    """By attenuated tensor, (N, entries); empty for MAML."""
-    conflict: Params
-    """By layer and for the network, radians, (N,): `conflict_by_task`."""
-    cosine: Params
-    """By layer and for the network, (N,): `gradient_cosines` from θ to the adapted parameters."""
-    landscape: Landscape
-    """Around the first inner step from θ̄, (N, ...)."""
-
-    def metrics(self) -> dict[str, float]:
-        """Means over tasks, by tag (`docs/metrics.md`)."""
-        return {
-            **{f"gradient_cosine/{layer}": float(cosines.mean()) for layer, cosines in self.cosine.items()},
-            "landscape/loss_range": float(self.landscape.loss_range().mean()),
-            "landscape/gradient_change_range": float(self.landscape.gradient_change_range().mean()),
-            "landscape/smoothness": float(self.landscape.smoothness.mean()),
-        }
-
-
-LARGE_GAP = 0.5
-"""Part of what adaptation gains on held-out tasks."""
-
-
-def gap_warning(trained: float, before: float, after: float) -> str | None:
-    """Whether held-out tasks lag far behind the tasks of training; one sentence if they do.
-
-    Args:
-        trained: score of training tasks after adaptation.
-        before: score of held-out tasks before adaptation.
-        after: and after it.
-    """
-    lost, gained = abs(trained - after), abs(after - before)
-    worse = (trained - after) * (after - before) > 0  # training scores lie further in the direction of adaptation
-    if not (worse and lost > LARGE_GAP * gained):
-        return None
-    return (
-        f"tasks of training score {trained:.4g} after adaptation, held-out ones {after:.4g}, from {before:.4g} before: "
-        "the gap is large beside what adaptation gains; more or more varied training tasks would help"
-    )
-
-
-def collapse_warnings(learner: L2F, gamma: Tensor) -> list[str]:
-    """What is wrong with γ where it no longer does anything: one sentence each.
-
-    Args:
-        learner: whose γ it is.
-        gamma: (N, L), one row per task.
-    """
-    if learner.attenuation is None:
-        return []
-    by_tensor = learner.gammas_by_tensor(gamma)
-    forgotten = [name for name, columns in by_tensor.items() if float(columns.amax()) < FORGOTTEN]
-    found = []
-    if forgotten:
-        found.append(
-            f"γ is below {FORGOTTEN} for all tasks in {', '.join(forgotten)}: what was meta-learned there is forgotten "
-            "before every adaptation; if scores fall, start γ nearer to 1 (initial_gamma)"
-        )
-    if all(float(columns.amin()) > KEPT for columns in by_tensor.values()):
-        found.append(
-            f"γ is above {KEPT} for all tasks in every tensor: nothing is attenuated, and L2F has become MAML; another "
-            "embedding or scope, or an initial_gamma nearer to 0.5, may give it work"
-        )
-    return found

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 TESTS = {
-    "core.py": ("test_core.py", "test_meta_trpo.py", "test_supervised.py"),
-    "rl/trpo.py": ("test_trpo.py", "test_meta_trpo.py", "faults/test_trust_region.py"),
-    "rl/episodes.py": ("test_episodes.py", "test_meta_trpo.py"),
+    "core.py": ("test_core.py", "test_adaptation.py", "test_supervised.py"),
+    "rl/trpo.py": ("test_trpo.py", "test_adaptation.py", "faults/test_trust_region.py"),
+    "rl/episodes.py": ("test_episodes.py", "test_adaptation.py"),
 }
 """Which tests are asked, in this order, until one fails."""
 

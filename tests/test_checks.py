@@ -25,7 +25,7 @@ from metarl_l2f import (
 )
 from metarl_l2f.checks import check_choice, check_choices, check_count, check_counts, check_finite, check_number
 from metarl_l2f.launchers import leo, navigation, sinusoid
-from metarl_l2f.rl import meta_trpo
+from metarl_l2f.rl import trpo
 from metarl_l2f.rl.trpo import StepLog
 from metarl_l2f.supervised.leo.experiment import LEOSettings
 from metarl_l2f.supervised.prototypes import PrototypeSettings
@@ -192,7 +192,7 @@ def test_a_trust_region_step_that_float32_cannot_hold_counts_as_infinitely_far(m
             judged.append(evaluate(torch.zeros_like(gradient).index_fill_(0, torch.tensor(-1), length)))
         return torch.zeros_like(gradient), StepLog(0.0, 0.0, 0.0, 0.0, 2, False, "of the test")
 
-    monkeypatch.setattr(meta_trpo, "trust_region_step", step)
+    monkeypatch.setattr(trpo, "trust_region_step", step)
     experiment.iterate(1)
     assert math.isfinite(judged[0][0]) and judged[1] == (math.inf, math.inf)
     assert all(value.equal(before[name]) for name, value in experiment.learner.state_dict().items())
@@ -202,15 +202,15 @@ def test_a_trust_region_step_that_float32_cannot_hold_counts_as_infinitely_far(m
 def test_reinforcement_learning_ends_where_a_parameter_is_not_finite(monkeypatch):
     settings = MetaRLSettings(tasks_per_batch=2, episodes_per_task=2, horizon=5, policy=PolicyNetwork((4,)))
     experiment = MetaRL("metarl_l2f/Navigation2D-v0", settings, {"horizon": 5})
-    update = experiment.meta.update
+    update = experiment.outer.update
 
-    def overflowing(data):
-        log = update(data)
+    def overflowing(adaptation, rollouts):
+        log = update(adaptation, rollouts)
         with torch.no_grad():
             experiment.learner.theta["mean.layers.0.bias"][0] = math.inf
         return log
 
-    monkeypatch.setattr(experiment.meta, "update", overflowing)
+    monkeypatch.setattr(experiment.outer, "update", overflowing)
     with pytest.raises(ValueError, match=r"iteration 4 left .*bias .*with a smaller max_kl or inner_lr"):
         experiment.iterate(4)
     experiment.close()

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metarl_l2f.core import L2F, Attenuation, InnerLoop
+from metarl_l2f.core.attenuation import Attenuation
+from metarl_l2f.core.learner import meta_learner
+from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.networks.images import Conv4, Norm, ResNet12, is_norm, track
 from metarl_l2f.parallel.trees import rows_of
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
@@ -239,7 +241,7 @@ def test_networks_that_cannot_be_are_refused(make, text):
 
 def build(attenuation=None, inner=None, **how):
     solved = problem()
-    learner = L2F(
+    learner = meta_learner(
         Conv4((1, 16, 16), 3, 3, "max", 3, torch.Generator().manual_seed(0)),
         attenuation,
         inner or InnerLoop(2, 0.1),
@@ -265,7 +267,7 @@ def test_vmapped_tasks_equal_a_loop_over_them(attenuation):
 def test_the_meta_gradient_through_convolutions_equals_finite_differences():
     meta, tasks = build(Attenuation(conditioning="none"), InnerLoop(2, 0.1, learn_inner_lr=True))
     _, gradient = meta.gradient(tasks, (0.4, 0.6))
-    parameters = list(meta.learner.parameters())
+    parameters = meta.learner.meta_parameters()
     random = torch.Generator().manual_seed(3)
     direction = [torch.randn(p.shape, generator=random, dtype=p.dtype) for p in parameters]
     values = []

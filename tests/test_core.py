@@ -8,7 +8,10 @@ import torch
 from torch import nn
 from torch.func import vmap
 
-from metarl_l2f.core import L2F, Attenuation, InnerLoop, attenuate, descend, embed, layer_of, share_gammas
+from metarl_l2f.core.attenuation import Attenuation, attenuate, embed, share_gammas
+from metarl_l2f.core.learner import meta_learner, renamed_since_0_1
+from metarl_l2f.core.parameters import layer_of
+from metarl_l2f.core.update_rules import InnerLoop, descend
 from metarl_l2f.networks.policies import MLP
 
 SHAPES = {"a.weight": torch.Size([2, 3]), "a.bias": torch.Size([2]), "b.weight": torch.Size([1, 2])}
@@ -17,6 +20,14 @@ SHAPES = {"a.weight": torch.Size([2, 3]), "a.bias": torch.Size([2]), "b.weight":
 def quadratic(target):
     """Half the squared distance of all parameters to the target: the gradient is params − target."""
     return lambda params: 0.5 * sum((p - target).square().sum() for p in params.values())
+
+
+def adapt(learner, losses):
+    """One task: the parameters after a step along each loss, and where they started."""
+    path, start = learner.trajectory(
+        lambda loss, step: loss, losses[0], lambda number, params: losses[number], len(losses)
+    )
+    return path[-1], start
 
 
 class Two(nn.Module):
@@ -127,59 +138,59 @@ def test_descend_moves_only_what_has_a_gradient():
 
 
 def test_two_inner_steps_of_maml_by_hand():
-    learner = L2F(Two(), inner=InnerLoop(inner_steps=2, inner_lr=0.5)).double()
-    params, start = learner.adapt([quadratic(0.0)] * 2)
+    learner = meta_learner(Two(), inner=InnerLoop(inner_steps=2, inner_lr=0.5)).double()
+    params, start = adapt(learner, [quadratic(0.0)] * 2)
     # each step halves the distance to 0:  2 → 1 → 0.5,  4 → 2 → 1
     assert params["first"].item() == pytest.approx(0.5)
     assert params["second"].item() == pytest.approx(1.0)
     assert start.gamma.numel() == 0
 
 
-def hand_made():
+def hand_made(**options):
     """An L2F whose γ is 0.5 for every tensor whatever the task."""
     attenuation = Attenuation(initial_gamma=0.5, embedding="raw")
-    learner = L2F(Two(), attenuation, InnerLoop(inner_lr=0.5)).double()
+    learner = meta_learner(Two(), attenuation, InnerLoop(inner_lr=0.5), **options).double()
     with torch.no_grad():
-        learner.attenuator[2].weight.zero_()
-        learner.attenuator[2].bias.zero_()
+        learner.attenuator.mlp[2].weight.zero_()
+        learner.attenuator.mlp[2].bias.zero_()
     return learner
 
 
 def test_first_step_at_the_attenuated_parameters_by_hand():
-    params, start = hand_made().adapt([quadratic(0.0)])
+    params, start = adapt(hand_made(), [quadratic(0.0)])
     assert start.gamma.tolist() == [0.5, 0.5]
     assert params["first"].item() == pytest.approx(0.5)  # θ̄ = 1, ∇ = 1: 1 − 0.5·1
     assert params["second"].item() == pytest.approx(1.0)
 
 
 def test_first_step_with_the_gradient_at_the_initialisation_by_hand():
-    params, _ = hand_made().adapt([quadratic(0.0)], gradient_at_init=True)
+    params, _ = adapt(hand_made(gradient_at_init=True), [quadratic(0.0)])
     assert params["first"].item() == pytest.approx(0.0)  # θ̄ = 1, ∇L(θ) = 2: 1 − 0.5·2
     assert params["second"].item() == pytest.approx(0.0)
 
 
 def test_steps_beyond_the_trained_ones_shrink_the_last_step_size():
-    learner = L2F(Two(), inner=InnerLoop(inner_steps=2, inner_lr=0.4, later_lr_factor=0.5))
-    assert [learner.alpha(step)["first"].item() for step in range(4)] == pytest.approx([0.4, 0.4, 0.2, 0.2])
+    learner = meta_learner(Two(), inner=InnerLoop(inner_steps=2, inner_lr=0.4, later_lr_factor=0.5))
+    assert [learner.rule.alpha(step)["first"].item() for step in range(4)] == pytest.approx([0.4, 0.4, 0.2, 0.2])
 
 
 def regression(seed=0, tasks=3, **options):
     """A tiny network in float64 with N regression tasks, as (learner, inputs, targets)."""
     generator = torch.Generator().manual_seed(seed)
     network = MLP([2, 3, 1], "tanh", generator)
-    learner = L2F(network, generator=generator, **options).double()
+    learner = meta_learner(network, generator=generator, **options).double()
     inputs = torch.randn(tasks, 5, 2, generator=generator, dtype=torch.float64)
     targets = torch.randn(tasks, 5, 1, generator=generator, dtype=torch.float64)
     return learner, inputs, targets
 
 
-def adapted_loss(learner, x, y, gradient_at_init=False):
+def adapted_loss(learner, x, y):
     """One task: the loss after adaptation on the same samples."""
 
     def loss(params):
         return (learner.network(params, x) - y).square().mean()
 
-    params, _ = learner.adapt([loss] * learner.inner.inner_steps, gradient_at_init=gradient_at_init)
+    params, _ = adapt(learner, [loss] * learner.rule.steps)
     return loss(params)
 
 
@@ -191,6 +202,7 @@ VARIANTS = [
 ] + [
     {"attenuation": Attenuation(), "inner": InnerLoop(inner_steps=2, learn_inner_lr=True)},
     {"attenuation": None, "inner": InnerLoop(inner_steps=3, learn_inner_lr=True)},
+    {"attenuation": Attenuation(), "gradient_at_init": True},
     {"attenuation": Attenuation(), "attenuated": lambda n: "bias" not in n, "adapted": lambda n: "layers.1" in n},
 ]
 
@@ -213,22 +225,22 @@ def frozen_gammas(learner, x, y):
             return (learner.network(params, inputs) - targets).square().mean()
 
         gradients = learner.gradients(loss, learner.theta, list(learner.theta))
-        chosen = [gradients[name] for name in learner.attenuated_names]
-        result.append(embed(chosen, learner.owners.values(), learner.attenuation.embedding))
+        chosen = [gradients[name] for name in learner.attenuator.names]
+        result.append(embed(chosen, learner.attenuator.owners.values(), learner.attenuator.attenuation.embedding))
     return result
 
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_meta_gradient_agrees_with_finite_differences(options, monkeypatch):
     learner, x, y = regression(**options)
-    conditioned = learner.attenuation is not None and learner.attenuation.conditioning == "gradient"
+    conditioned = learner.attenuator is not None and learner.attenuator.attenuation.conditioning == "gradient"
     embeddings = frozen_gammas(learner, x, y) if conditioned else None
 
     def total():
         losses = []
         for number, task in enumerate(zip(x, y, strict=True)):
             if embeddings is not None:
-                monkeypatch.setattr("metarl_l2f.core.embed", lambda *_, number=number: embeddings[number])
+                monkeypatch.setattr("metarl_l2f.core.attenuation.embed", lambda *_, number=number: embeddings[number])
             losses.append(adapted_loss(learner, *task))
         return sum(losses)
 
@@ -258,8 +270,8 @@ def test_first_order_drops_the_second_derivative_by_hand():
     # second order: dL/dθ = θ/4 = 0.5 at θ = 2;  first order: θ₁ · 1 = 1
     for first_order, expected in ((False, 0.5), (True, 1.0)):
         network = Two(first=2.0)
-        learner = L2F(network, inner=InnerLoop(inner_lr=0.5, first_order=first_order)).double()
-        params, _ = learner.adapt([quadratic(0.0)])
+        learner = meta_learner(network, inner=InnerLoop(inner_lr=0.5, first_order=first_order)).double()
+        params, _ = adapt(learner, [quadratic(0.0)])
         (gradient,) = torch.autograd.grad(quadratic(0.0)(params), [network.first])
         assert gradient.item() == pytest.approx(expected)
 
@@ -267,22 +279,22 @@ def test_first_order_drops_the_second_derivative_by_hand():
 def test_initial_gamma_is_where_gamma_starts():
     learner, _, _ = regression(attenuation=Attenuation(initial_gamma=0.9))
     with torch.no_grad():
-        learner.attenuator[2].weight.zero_()
-    gamma, _ = learner.gamma({name: torch.randn_like(p) for name, p in learner.theta.items()})
+        learner.attenuator.mlp[2].weight.zero_()
+    gamma, _ = learner.attenuator.factors({name: torch.randn_like(p) for name, p in learner.theta.items()})
     torch.testing.assert_close(gamma, torch.full_like(gamma, 0.9))
 
 
 def test_single_tensors_may_start_from_their_own_gamma():
     network = MLP([2, 3, 1], "tanh")
-    learner = L2F(network, Attenuation(initial_gamma=0.9), initial_gammas={"layers.0.bias": 0.2})
+    learner = meta_learner(network, Attenuation(initial_gamma=0.9), initial_gammas={"layers.0.bias": 0.2})
     with torch.no_grad():
-        learner.attenuator[2].weight.zero_()
-    gamma, _ = learner.gamma({name: torch.randn_like(p) for name, p in learner.theta.items()})
+        learner.attenuator.mlp[2].weight.zero_()
+    gamma, _ = learner.attenuator.factors({name: torch.randn_like(p) for name, p in learner.theta.items()})
     torch.testing.assert_close(gamma, torch.tensor([0.9, 0.2, 0.9, 0.9]))
-    free = L2F(network, Attenuation(conditioning="none"), initial_gammas={"layers.0.bias": 0.2})
-    assert free.gamma({})[0].tolist() == pytest.approx([1.0, 0.2, 1.0, 1.0])
+    free = meta_learner(network, Attenuation(conditioning="none"), initial_gammas={"layers.0.bias": 0.2})
+    assert free.attenuator.factors({})[0].tolist() == pytest.approx([1.0, 0.2, 1.0, 1.0])
     with pytest.raises(ValueError, match=r"initial_gammas names no attenuated parameter.*bias"):
-        L2F(network, Attenuation(), attenuated=lambda n: "weight" in n, initial_gammas={"layers.0.bias": 0.2})
+        meta_learner(network, Attenuation(), attenuated=lambda n: "weight" in n, initial_gammas={"layers.0.bias": 0.2})
 
 
 def test_tasks_get_different_gammas_when_conditioned_and_the_same_when_not():
@@ -302,8 +314,8 @@ def test_tasks_get_different_gammas_when_conditioned_and_the_same_when_not():
         (lambda: Attenuation(initial_gamma=1.0), r"initial γ must lie in \(0, 1\), got 1.0"),
         (lambda: InnerLoop(inner_steps=0), "inner_steps must be a positive number of inner gradient steps, got 0"),
         (lambda: InnerLoop(inner_lr=float("nan")), "inner_lr must be positive and finite, got nan"),
-        (lambda: L2F(Two(), adapted=lambda n: False), "adapted selects none of the network's parameters"),
-        (lambda: L2F(Two(), logarithmic=["third"]), "logarithmic names no parameter.*third"),
+        (lambda: meta_learner(Two(), adapted=lambda n: False), "adapted selects none of the network's parameters"),
+        (lambda: meta_learner(Two(), logarithmic=["third"]), "logarithmic names no parameter.*third"),
     ],
 )
 def test_bad_options_are_refused_by_name(build, message):
@@ -314,12 +326,12 @@ def test_bad_options_are_refused_by_name(build, message):
 def test_every_step_takes_its_own_step_sizes_and_later_ones_shrink_the_last():
     for scope, shared in (("tensor", True), ("weight", False)):
         inner = InnerLoop(2, 0.1, learn_inner_lr=True, inner_lr_scope=scope, later_lr_factor=0.5)
-        learner = L2F(MLP([1, 2]), None, inner)
+        learner = meta_learner(MLP([1, 2]), None, inner)
         columns = 2 if shared else 4  # weight (2, 1) and bias (2,)
-        assert learner.step_sizes.shape == (2, columns)
+        assert learner.rule.step_sizes.shape == (2, columns)
         with torch.no_grad():
-            learner.step_sizes.copy_(torch.arange(2.0 * columns).reshape(2, columns))
-        alphas = [learner.alpha(step)["layers.0.bias"].flatten().tolist() for step in range(3)]
+            learner.rule.step_sizes.copy_(torch.arange(2.0 * columns).reshape(2, columns))
+        alphas = [learner.rule.alpha(step)["layers.0.bias"].flatten().tolist() for step in range(3)]
         assert alphas == ([[1.0], [3.0], [1.5]] if shared else [[2.0, 3.0], [6.0, 7.0], [3.0, 3.5]])
 
 
@@ -332,34 +344,36 @@ def test_a_layer_is_a_name_up_to_its_last_dot():
 
 
 def test_the_attenuator_is_as_wide_as_gamma_but_no_wider_than_64():
-    small, large = (L2F(MLP([1, units, 1]), Attenuation(scope="weight")) for units in (5, 40))
-    assert (small.attenuator[0].in_features, small.attenuator[0].out_features) == (16, 16)
-    assert (large.attenuator[0].in_features, large.attenuator[0].out_features) == (121, 64)
+    small, large = (meta_learner(MLP([1, units, 1]), Attenuation(scope="weight")) for units in (5, 40))
+    assert (small.attenuator.mlp[0].in_features, small.attenuator.mlp[0].out_features) == (16, 16)
+    assert (large.attenuator.mlp[0].in_features, large.attenuator.mlp[0].out_features) == (121, 64)
 
 
 def test_what_is_not_adapted_stays_though_its_gradient_is_known():
-    learner = L2F(Two(), Attenuation(), InnerLoop(inner_lr=0.5), adapted=lambda name: name == "second").double()
+    learner = meta_learner(
+        Two(), Attenuation(), InnerLoop(inner_lr=0.5), adapted=lambda name: name == "second"
+    ).double()
     start = learner.start(quadratic(0.0))
     assert set(start.gradients) == {"first", "second"}
-    moved = learner.step(start.params, start.gradients, 0)
+    moved = learner.rule(start.params, start.gradients, 0)
     # second: 4 γ − 0.5 · 4, its gradient at θ; first: 2 γ, as it was.
     assert float(moved["second"].detach()) == pytest.approx(float(start.params["second"].detach()) - 2.0)
     assert torch.equal(moved["first"], start.params["first"])
 
 
 def test_an_affine_transform_starts_from_gamma_and_no_shift():
-    learner = L2F(Two(), Attenuation(conditioning="none", transform="affine"))
-    gamma, delta = learner.gamma({})
+    learner = meta_learner(Two(), Attenuation(conditioning="none", transform="affine"))
+    gamma, delta = learner.attenuator.factors({})
     assert gamma.tolist() == [1.0, 1.0] and delta.tolist() == [0.0, 0.0]
 
 
 def test_gamma_is_read_off_the_prototype_where_it_is_conditioned_on_one():
     attenuation = Attenuation(conditioning="prototype")
-    learner = L2F(Two(), attenuation, embedding_size=3, generator=torch.Generator().manual_seed(0)).double()
+    learner = meta_learner(Two(), attenuation, embedding_size=3, generator=torch.Generator().manual_seed(0)).double()
     gammas = []
     for prototype in torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, -1.0]], dtype=torch.float64):
-        gamma, _ = learner.gamma({}, prototype)
-        torch.testing.assert_close(gamma, learner.attenuator(prototype).sigmoid())
+        gamma, _ = learner.attenuator.factors({}, prototype)
+        torch.testing.assert_close(gamma, learner.attenuator.mlp(prototype).sigmoid())
         gammas.append(gamma)
     assert not torch.allclose(*gammas)
 
@@ -377,21 +391,71 @@ def with_frozen_first():
 @pytest.mark.parametrize("attenuation", [None, Attenuation()], ids=["maml", "l2f"])
 def test_a_frozen_parameter_is_neither_attenuated_nor_adapted_nor_updated(attenuation, inner_lr_scope):
     inner = InnerLoop(inner_lr=0.1, learn_inner_lr=True, inner_lr_scope=inner_lr_scope)
-    learner = L2F(with_frozen_first(), attenuation, inner).double()
-    path, start = learner.trajectory([quadratic(1.0)])
+    learner = meta_learner(with_frozen_first(), attenuation, inner).double()
+    path, start = learner.trajectory(lambda data, step: quadratic(1.0), None, lambda number, params: None, 1)
     gamma = 1.0 if attenuation is None else start.gamma.item()
     # θ̄ = γ · 4;  one step: θ̄ − 0.1 (θ̄ − 1). The frozen one stays 2 throughout.
     assert path[-1]["second"].item() == pytest.approx(4 * gamma - 0.1 * (4 * gamma - 1))
     assert [params["first"].item() for params in path] == [2.0, 2.0]
-    assert learner.adapted_names == ["second"] and learner.step_sizes.shape == (1, 1)
-    assert learner.attenuated_names == ([] if attenuation is None else ["second"])
-    assert learner.network.first not in set(learner.meta_parameters) and "network.first" in learner.state_dict()
-    assert len(learner.meta_parameters) == len(list(learner.parameters())) - 1
+    assert learner.rule.names == ["second"] and learner.rule.step_sizes.shape == (1, 1)
+    assert attenuation is None or learner.attenuator.names == ["second"]
+    assert learner.network.first not in set(learner.meta_parameters()) and "network.first" in learner.state_dict()
+    assert len(learner.meta_parameters()) == len(list(learner.parameters())) - 1
 
 
 def test_a_network_that_is_frozen_altogether_is_refused():
     network = Two().requires_grad_(False)
     with pytest.raises(ValueError, match=r"adapted selects only parameters that are frozen.*'second'.*unfreeze"):
-        L2F(network)
+        meta_learner(network)
     with pytest.raises(ValueError, match="attenuated selects only parameters that are frozen"):
-        L2F(with_frozen_first(), Attenuation(), attenuated=lambda name: name == "first")
+        meta_learner(with_frozen_first(), Attenuation(), attenuated=lambda name: name == "first")
+
+
+# ---- the inner loop -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attenuation", "at_init", "asked"),
+    [(None, False, [1, 2]), (Attenuation(), False, [0, 1, 2]), (Attenuation(), True, [1, 2])],
+    ids=["maml", "l2f", "l2f, gradient at θ"],
+)
+def test_data_of_a_step_is_collected_with_the_parameters_before_it_unless_its_gradient_is_known(
+    attenuation, at_init, asked
+):
+    learner = meta_learner(Two(), attenuation, InnerLoop(3, 0.1), gradient_at_init=at_init).double()
+    seen = []
+
+    def later(number, params):
+        seen.append((number, params))
+        return number
+
+    path, _ = learner.trajectory(lambda data, step: quadratic(data), 5, later, 3)
+    assert [number for number, _ in seen] == asked
+    assert all(params is path[number] for number, params in seen)
+    # The last step's data is the number 2, towards which the gradient leads: p − 0.1 (p − 2).
+    assert path[3]["first"].item() == pytest.approx(0.9 * path[2]["first"].item() + 0.1 * 2)
+
+
+def test_evaluation_may_start_from_another_initialisation_and_choose_first_order_gradients():
+    learner = meta_learner(Two(), inner=InnerLoop(inner_lr=0.5)).double()
+    theta = {name: torch.tensor([8.0], dtype=torch.float64, requires_grad=True) for name in ("first", "second")}
+    for first_order, expected in ((False, 2.0), (True, 4.0)):
+        # θ₁ = θ/2;  dL(θ₁)/dθ = θ₁/2 = 2, or θ₁ = 4 where inner gradients are constants
+        path, _ = learner.trajectory(
+            lambda data, step: quadratic(0.0), None, lambda *_: None, 1, theta=theta, first_order=first_order
+        )
+        (gradient,) = torch.autograd.grad(quadratic(0.0)({"first": path[1]["first"]}), [theta["first"]])
+        assert path[1]["first"].item() == pytest.approx(4.0) and gradient.item() == pytest.approx(expected)
+
+
+def test_states_of_version_0_1_get_the_names_of_this_one():
+    learner = meta_learner(Two(), Attenuation(), InnerLoop(learn_inner_lr=True))
+    older = {
+        name.replace("rule.", "").replace("attenuator.mlp.", "attenuator."): value
+        for name, value in learner.state_dict().items()
+    }
+    assert "step_sizes" in older and "attenuator.0.weight" in older
+    assert renamed_since_0_1(older).keys() == learner.state_dict().keys()
+    assert renamed_since_0_1(learner.state_dict()).keys() == learner.state_dict().keys()
+    free = meta_learner(Two(), Attenuation(conditioning="none")).state_dict()
+    assert renamed_since_0_1({name.replace("attenuator.", ""): v for name, v in free.items()}).keys() == free.keys()

@@ -7,17 +7,18 @@ import torch
 from torch import nn
 from torch.func import vmap
 
-from metarl_l2f.core import L2F, Attenuation, InnerLoop
+from metarl_l2f.core.attenuation import Attenuation
+from metarl_l2f.core.learner import meta_learner
+from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.diagnostics import (
     STEP_GRID,
-    collapse_warnings,
     conflict_by_task,
     degree_of_conflict,
-    gap_warning,
     gradient_cosines,
     landscape,
     manual_attenuation,
 )
+from metarl_l2f.inspection import collapse_warnings, gap_warning
 
 
 def test_orthogonal_gradients_are_a_quarter_pi_from_their_sum():
@@ -138,7 +139,7 @@ def test_a_large_gap_between_training_and_held_out_tasks_is_said():
 
 def learner(attenuation=None, **options):
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    return L2F(network, attenuation, InnerLoop(), generator=torch.Generator().manual_seed(0), **options)
+    return meta_learner(network, attenuation, InnerLoop(), generator=torch.Generator().manual_seed(0), **options)
 
 
 def test_manual_attenuation_shrinks_one_layer_at_a_time_and_gives_it_back():
@@ -157,7 +158,8 @@ def test_manual_attenuation_shrinks_one_layer_at_a_time_and_gives_it_back():
 
 
 def test_manual_attenuation_of_a_logarithm_shrinks_its_exponential():
-    l2f = learner(logarithmic=["1.bias"])
+    l2f = learner()
+    l2f.network.logarithmic = ("1.bias",)
     with torch.no_grad():
         l2f.theta["1.bias"].fill_(math.log(0.4))
     found = manual_attenuation(l2f, (0.5, 1.0), lambda: float(l2f.theta["1.bias"].detach().exp()[0]))
@@ -174,7 +176,7 @@ def test_manual_attenuation_gives_the_layer_back_when_measuring_fails():
 
 def test_gamma_that_does_nothing_is_said():
     l2f = learner(Attenuation())
-    assert l2f.attenuated_names == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert l2f.attenuator.names == ["0.weight", "0.bias", "1.weight", "1.bias"]
     kept, forgetting = torch.full((5, 4), 0.995), torch.full((5, 4), 0.5)
     forgetting[:, 2] = 0.001
     assert ["L2F has become MAML" in text for text in collapse_warnings(l2f, kept)] == [True]

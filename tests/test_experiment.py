@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarl_l2f.core import Attenuation, InnerLoop
+from metarl_l2f.core.attenuation import Attenuation
+from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.networks.policies import CategoricalPolicy
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
@@ -66,7 +67,6 @@ def test_an_iteration_reports_every_promised_tag():
         "return/step_0",
         "return/step_1",
         "return/step_2",
-        "surrogate",
         "kl",
         "cg_residual",
         "line_search/backtracks",
@@ -138,8 +138,8 @@ def test_evaluation_takes_any_number_of_tasks_and_steps():
 def test_training_validation_and_evaluation_tasks_come_from_different_streams():
     run = experiment()
     seen = []
-    sample = run.meta.sampler.sample_tasks
-    run.meta.sampler.sample_tasks = lambda *arguments: seen.append(sample(*arguments)) or seen[-1]
+    sample = run.sampler.sample_tasks
+    run.sampler.sample_tasks = lambda *arguments: seen.append(sample(*arguments)) or seen[-1]
     run.iterate(1)
     run.validate(1)
     seen.append(run.held_out_tasks(3, seed=run.settings.seed))
@@ -147,9 +147,9 @@ def test_training_validation_and_evaluation_tasks_come_from_different_streams():
 
 
 def test_sigma_is_adapted_but_attenuated_only_when_asked():
-    assert "log_std" not in experiment().learner.attenuated_names
-    assert "log_std" in experiment().learner.adapted_names
-    assert "log_std" in experiment(initial_std_gamma=0.2).learner.attenuated_names
+    assert "log_std" not in experiment().learner.attenuator.names
+    assert "log_std" in experiment().learner.rule.names
+    assert "log_std" in experiment(initial_std_gamma=0.2).learner.attenuator.names
 
 
 def test_discrete_actions_are_learned_without_sigma():
@@ -180,7 +180,7 @@ def test_adapting_to_a_task_gives_the_returns_of_its_evaluation(run, task):
     assert len(adapted.returns) == 3
     gammas = run.learner.gammas_by_tensor(evaluated.start.gamma)
     assert adapted.gammas == {name: float(gamma.mean()) for name, gamma in gammas.items()}
-    observation = np.zeros(run.meta.sampler.observation_shape, np.float32)
+    observation = np.zeros(run.sampler.observation_shape, np.float32)
     assert adapted.policy.action_space.contains(adapted.policy(observation))
 
 
@@ -351,8 +351,8 @@ def test_a_rejected_update_says_why_and_training_goes_on(caplog):
     ("other", "named"),
     [
         ({"hidden": (5,)}, r"network.mean.layers.0.weight is \(5, 2\), expected \(4, 2\)"),
-        ({"method": "maml"}, "attenuator.0.weight is missing, expected"),
-        ({"attenuation": Attenuation(scope="network")}, "attenuator.0.weight is"),
+        ({"method": "maml"}, "attenuator.mlp.0.weight is missing, expected"),
+        ({"attenuation": Attenuation(scope="network")}, "attenuator.mlp.0.weight is"),
     ],
 )
 def test_a_checkpoint_of_another_shape_or_method_is_refused(other, named):

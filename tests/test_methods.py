@@ -89,21 +89,21 @@ def test_two_sigmas_is_maml_with_one_free_factor_on_sigma():
     run = small("maml-two-sigmas")
     try:
         learner = run.learner
-        assert learner.attenuated_names == ["log_std"]
+        assert learner.attenuator.names == ["log_std"]
         assert [name for name, _ in learner.named_parameters() if not name.startswith("network.")] == [
-            "step_sizes",
-            "free",
+            "rule.step_sizes",
+            "attenuator.free",
         ]
-        torch.testing.assert_close(learner.free.detach(), torch.tensor([0.15]))
+        torch.testing.assert_close(learner.attenuator.free.detach(), torch.tensor([0.15]))
         rollouts, _ = run.validation_rollouts()
         # Every task's start is θ, but for σ: log σ + log 0.15, σ = 1.
         for name, values in rollouts.start.params.items():
             theta = learner.theta[name].detach().expand(3, *learner.theta[name].shape)
             expected = torch.full((3, 2), 0.15).log() if name == "log_std" else theta
             torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
-        before = learner.free.detach().clone()
+        before = learner.attenuator.free.detach().clone()
         assert run.iterate(1)["line_search/accepted"] == 1.0
-        assert not torch.equal(learner.free.detach(), before)  # The second σ is meta-learned.
+        assert not torch.equal(learner.attenuator.free.detach(), before)  # The second σ is meta-learned.
     finally:
         run.close()
 
@@ -120,7 +120,7 @@ def test_two_sigmas_with_a_factor_of_one_is_maml():
     maml = MetaRL("metarl_l2f/Navigation2D-v0", dataclasses.replace(two.settings, method="maml"))
     try:
         with torch.no_grad():
-            two.learner.free.fill_(1.0)
+            two.learner.attenuator.free.fill_(1.0)
         ours, theirs = (run.validation_rollouts()[0] for run in (two, maml))
         for name, values in theirs.params[-1].items():
             assert torch.equal(ours.params[-1][name], values)
@@ -135,7 +135,7 @@ def test_the_paper_to_the_letter():
         settings = run.settings
         assert settings.attenuation == Attenuation("tensor", "gradient", "attenuate", "raw", 0.5)
         assert (settings.gradient.inner_data, settings.gradient.estimator) == ("reuse", "reinforce")
-        assert settings.initial_std_gamma is None and "log_std" not in run.learner.attenuated_names
+        assert settings.initial_std_gamma is None and "log_std" not in run.learner.attenuator.names
         assert not settings.inner.learn_inner_lr
         rollouts, _ = run.validation_rollouts()
         torch.testing.assert_close(rollouts.start.gamma, torch.full((3, 4), 0.5), atol=0.2, rtol=0)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from metarl_l2f.core import InnerLoop
+from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.parallel.trees import rows_of
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised, SupervisedSettings

@@ -3,13 +3,14 @@
 import itertools
 import math
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from metarl_l2f.core import L2F, Attenuation, InnerLoop
+from metarl_l2f.core.attenuation import Attenuation
+from metarl_l2f.core.learner import meta_learner
+from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.diagnostics import degree_of_conflict
 from metarl_l2f.networks.policies import MLP
 from metarl_l2f.parallel.trees import rows_of
@@ -71,7 +72,7 @@ def build(method, kind=WithPrototypes, last_layer_only=False, **how):
     attenuation, inner = METHODS[method]
     solved = kind(WHOLE, WHOLE, 4, 3, (5,))
     prototypes = attenuation is not None and attenuation.conditioning == "prototype"
-    learner = L2F(
+    learner = meta_learner(
         # tanh: finite differences across a kink of ReLU say nothing.
         MLP([1, 5, 1], "tanh", torch.Generator().manual_seed(0)),
         attenuation,
@@ -85,7 +86,7 @@ def build(method, kind=WithPrototypes, last_layer_only=False, **how):
 
 
 def weights_for(meta):
-    return (0.3,) * (meta.learner.inner.inner_steps - 1) + (0.7,)
+    return (0.3,) * (meta.learner.rule.steps - 1) + (0.7,)
 
 
 # ---- gradients ----------------------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ def test_the_meta_gradient_equals_finite_differences(method, last_layer_only):
     meta, tasks = build(method, last_layer_only=last_layer_only)
     weights = weights_for(meta)
     _, gradient = meta.gradient(tasks, weights)
-    parameters = list(meta.learner.parameters())
+    parameters = meta.learner.meta_parameters()
 
     def objective():
         losses = [meta_loss(meta.learner, meta.problem, rows_of(tasks, i), weights).loss for i in range(3)]
@@ -127,17 +128,19 @@ class freeze_embeddings:
     """While entered, γ is read off the embeddings that the tasks had at the start, task by task, in turn."""
 
     def __init__(self, meta, tasks):
-        self.learner, self.gradients = meta.learner, []
+        self.attenuator, self.gradients = meta.learner.attenuator, []
         for i in range(len(tasks.support)):
             _, start = adapt_to(meta.learner, meta.problem, rows_of(tasks, i), 1)
             self.gradients.append({name: g.detach() for name, g in start.gradients.items()})
 
     def __enter__(self):
-        gamma, turn = self.learner.gamma, itertools.cycle(self.gradients)
-        self.learner.gamma = lambda gradients, prototype=None: gamma(next(turn), prototype)
+        if self.attenuator is not None:
+            factors, turn = self.attenuator.factors, itertools.cycle(self.gradients)
+            self.attenuator.factors = lambda gradients, prototype=None: factors(next(turn), prototype)
 
     def __exit__(self, *_):
-        del self.learner.gamma
+        if self.attenuator is not None:
+            del self.attenuator.factors
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -157,7 +160,7 @@ def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(method):
     meta, tasks = build(method)
     learner, found = meta.learner, meta.inspect(tasks, 2)
     for number in range(len(tasks.support)):
-        loss = partial(support_loss, learner, meta.problem, rows_of(tasks, number), 0)
+        loss = support_loss(learner, meta.problem, rows_of(tasks, number), 0)
         path, start = adapt_to(learner, meta.problem, rows_of(tasks, number), 2)
         before, after = torch.func.grad(loss)(learner.theta), torch.func.grad(loss)(path[-1])
         flat = [torch.cat([one[n].flatten() for n in before]).detach() for one in (before, after)]
@@ -165,8 +168,9 @@ def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(method):
         there = {n: path[0][n] - 2 * (path[0][n] - path[1][n]) for n in path[0]}  # fourth of the grid: two steps far
         torch.testing.assert_close(found.landscape.losses[number, 3], loss(there).detach())
         if method == "l2f":
-            kept = torch.cat([found.gamma[name][number] for name in learner.attenuated_names])
+            kept = torch.cat([found.gamma[name][number] for name in learner.attenuator.names])
             torch.testing.assert_close(kept, start.gamma.detach())
+    assert_meta_conflict(meta, tasks, found.meta_conflict["network"])
     gamma, gradients = meta.starts(tasks)
     torch.testing.assert_close(found.conflict["network"].mean().item(), degree_of_conflict(gradients)["network"])
     assert (method == "l2f") == bool(found.gamma) and len(gamma) == len(tasks.support)
@@ -192,6 +196,17 @@ def test_threads_change_no_digit(batching):
         assert torch.equal(ours, theirs)
 
 
+def assert_meta_conflict(meta, tasks, found):
+    """Conflict of the meta-gradients is the angle of each task's gradient of Eq. 2 to the sum of all."""
+    theta, gradients = list(meta.learner.theta.values()), []
+    for number in range(len(tasks.support)):
+        loss = meta_loss(meta.learner, meta.problem, rows_of(tasks, number), (0.0, 1.0)).loss
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, theta)]))
+    whole = sum(gradients)
+    expected = [torch.arccos(g @ whole / g.norm() / whole.norm()) for g in gradients]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-6, atol=1e-6)
+
+
 def test_first_order_drops_the_second_derivative():
     # One parameter, loss ½ (θ − y)² on support and query: θ' = θ − α (θ − s), ∂L'/∂θ = (θ' − q)(1 − α) or, first order,
     # (θ' − q). With θ = 0, s = 1, q = 3, α = 0.25: θ' = 0.25 and the gradient is −2.75 · 0.75 = −2.0625 or −2.75.
@@ -209,7 +224,7 @@ def test_first_order_drops_the_second_derivative():
 
     task = Task(*(torch.full((1, 1, 1), v) for v in (0.0, 1.0, 0.0, 3.0)), torch.empty(1, 0))
     for first_order, expected in ((False, -2.0625), (True, -2.75)):
-        learner = L2F(Constant(), None, InnerLoop(1, 0.25, first_order=first_order))
+        learner = meta_learner(Constant(), None, InnerLoop(1, 0.25, first_order=first_order))
         meta = MetaLoss(learner, Half(WHOLE, WHOLE, 1, 1), "vmap", 1)
         _, (gradient,) = meta.gradient(task, (1.0,))
         assert gradient.item() == pytest.approx(expected)
@@ -254,10 +269,15 @@ def experiment(iterations=6, seed=1, method="l2f", inner=None, **optimiser):
 
 def test_the_schedule_sets_step_size_and_order_by_the_iteration():
     run = experiment(iterations=5, schedule="cosine", final_lr=1e-4, first_order_iterations=2)
-    seen = []
+    seen, gradient = [], run.meta_loss.gradient
+
+    def noted(*arguments):
+        seen.append((run.optimiser.param_groups[0]["lr"], arguments[-1]))
+        return gradient(*arguments)
+
+    run.meta_loss.gradient = noted
     for iteration in range(1, 6):
         run.iterate(iteration)
-        seen.append((run.optimiser.param_groups[0]["lr"], run.learner.inner.first_order))
     assert [order for _, order in seen] == [True, True, False, False, False]
     assert [lr for lr, _ in seen] == pytest.approx([cosine(1e-3, 1e-4, i / 4) for i in range(5)])
 
@@ -352,7 +372,7 @@ def test_a_checkpoint_of_another_network_is_refused():
             "a compiled loss has fixed weights",
         ),
         (lambda: build("maml", task_chunk=0), "tasks_per_shard must be a whole number, 1 or more"),
-        (lambda: build("l2f", last_layer_only=True, kind=SinusoidProblem)[0].learner.gamma({}), "layers"),
+        (lambda: build("l2f", last_layer_only=True, kind=SinusoidProblem)[0].learner.attenuator.factors({}), "layers"),
     ],
 )
 def test_bad_settings_are_refused(make, text):
@@ -363,10 +383,10 @@ def test_bad_settings_are_refused(make, text):
 def test_an_embedding_goes_with_conditioning_on_prototypes_only():
     for attenuation, size in ((Attenuation(), 2), (Attenuation(conditioning="prototype"), None)):
         with pytest.raises(ValueError, match="embedding_size goes with conditioning='prototype'"):
-            L2F(MLP([1, 1]), attenuation, embedding_size=size)
-    learner = L2F(MLP([1, 1]), Attenuation(conditioning="prototype"), embedding_size=2)
+            meta_learner(MLP([1, 1]), attenuation, embedding_size=size)
+    learner = meta_learner(MLP([1, 1]), Attenuation(conditioning="prototype"), embedding_size=2)
     with pytest.raises(ValueError, match="needs each task's prototype, got None"):
-        learner.gamma({})
+        learner.attenuator.factors({})
 
 
 # ---- sinusoids ----------------------------------------------------------------------------------------------------

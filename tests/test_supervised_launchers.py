@@ -187,9 +187,9 @@ def test_what_is_adapted_and_attenuated_follows_the_flags(folder_of_images):
         return dataclasses.replace(default, images=images, shape=shape, **changes).experiment().learner
 
     whole, head = learner(), learner(adapt="head")
-    assert len(whole.adapted_names) == 6 and head.adapted_names == ["head.weight", "head.bias"]
-    assert whole.attenuated_names == head.attenuated_names == whole.adapted_names
-    assert not any("norm" in name for name in whole.attenuated_names)
+    assert len(whole.rule.names) == 6 and head.rule.names == ["head.weight", "head.bias"]
+    assert whole.attenuator.names == head.attenuator.names == whole.rule.names
+    assert not any("norm" in name for name in whole.attenuator.names)
 
 
 def test_mirrored_classes_are_learned_from_but_not_tested_on(folder_of_images):

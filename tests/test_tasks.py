@@ -76,7 +76,7 @@ def run_on(env, **how):
 
 def goals_seen(run, iteration=1):
     """By task, the goals that episodes before adaptation show, in training."""
-    sampler, seen = run.meta.sampler, []
+    sampler, seen = run.sampler, []
     sample = sampler.sample
     sampler.sample = lambda *given: seen.append(sample(*given)) or seen[-1]
     run.iterate(iteration)
@@ -263,7 +263,7 @@ def test_a_batched_environment_that_changes_its_tasks_gives_the_same():
     gymnasium.register("Spoiler-v0", entry_point=Spoiler, vector_entry_point=SpoilerBatch)
     try:
         batched, single = run_on("Spoiler-v0"), run_on(Spoiler)
-        assert isinstance(batched.meta.sampler.envs.unwrapped, SpoilerBatch)
+        assert isinstance(batched.sampler.envs.unwrapped, SpoilerBatch)
         assert batched.iterate(1)["return/step_1"] == single.iterate(1)["return/step_1"]
     finally:
         del gymnasium.registry["Spoiler-v0"]
@@ -335,7 +335,7 @@ def test_running_statistics_are_held_so_that_a_state_continues_exactly(caplog):
     first.iterate(1)
     resumed.load_state_dict(first.state_dict())
     assert whole.iterate(3)["return/step_1"] == (resumed.iterate(2), resumed.iterate(3))[1]["return/step_1"]
-    assert all(env.get_wrapper_attr("obs_rms").mean == 0 for env in whole.meta.sampler.envs.envs)
+    assert all(env.get_wrapper_attr("obs_rms").mean == 0 for env in whole.sampler.envs.envs)
 
 
 def test_statistics_that_were_set_before_are_kept():

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl_l2f.core import layer_of
+from metarl_l2f.core.parameters import layer_of
 from metarl_l2f.envs.goals import SpeedGoals
 from metarl_l2f.envs.navigation import MAX_STEP
 from metarl_l2f.launchers import cheetah_dir, navigation, rand_params, sinusoid, viewer
@@ -110,7 +110,7 @@ def test_two_runs_answer_side_by_side(client):
 
 def test_gamma_lies_between_0_and_1_by_tensor_and_maml_has_none(client, pair):
     l2f, maml = adapted(client, task=[0.2, 0.1])["runs"]
-    assert list(l2f["gamma"]) == pair.runs[0].experiment.learner.attenuated_names
+    assert list(l2f["gamma"]) == pair.runs[0].experiment.learner.attenuator.names
     assert all(0 < gamma < 1 for gamma in l2f["gamma"].values())
     assert maml["gamma"] == {}
 
@@ -174,7 +174,7 @@ def test_speeds_may_lie_half_the_trained_range_outside_it():
     domain = Speed(min_speed=1.0, max_speed=3.0)
     envs = type("Envs", (), {"domain": domain, "unwrapped": property(lambda self: self)})()
     experiment = type("Experiment", (), {})()
-    experiment.env, experiment.meta = "Speed-v0", type("Meta", (), {"sampler": type("Sampler", (), {"envs": envs})})
+    experiment.env, experiment.sampler = "Speed-v0", type("Sampler", (), {"envs": envs})
     tasks = viewing.tasks_of(experiment)
     assert (tasks.kind, tasks.trained, tasks.accepted) == ("speed", (1.0, 3.0), (0.0, 4.0))
     assert tasks.checked([0]) == (0.0,)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_count
-from ..core import Params
+from ..core.parameters import Params
 from .policies import affine
 
 Pooling = Literal["max", "stride"]

@@ -6,7 +6,7 @@ also makes every network safe to call from several threads and under `torch.func
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_count, check_number
-from ..core import Params
+from ..core.parameters import Params
 
 Activation = Literal["tanh", "relu"]
 SMALLEST_LOG_STD = math.log(1e-6)
@@ -136,6 +136,17 @@ class Categorical(NamedTuple):
         return Categorical(weights.unsqueeze(-1) * (change - p * change.sum(-1, keepdim=True)))
 
 
+def alike(policy: Distribution, tensors: Iterable[Tensor]) -> Distribution:
+    """A distribution of the same kind, of other tensors."""
+    kind: Callable[..., Distribution] = type(policy)
+    return kind(*tensors)
+
+
+def detached(policy: Distribution) -> Distribution:
+    """The same distribution as a constant, through which no gradient flows."""
+    return alike(policy, [tensor.detach() for tensor in policy])
+
+
 class MLP(nn.Module):
     """A fully connected network with ReLU or tanh between its layers and a linear last layer.
 
@@ -215,6 +226,9 @@ class GaussianPolicy(nn.Module):
         ValueError: a number is out of range, or the activation is unknown.
     """
 
+    logarithmic = ("log_std",)
+    """Names of the parameters that hold a logarithm."""
+
     def __init__(
         self,
         observation_size: int,
@@ -252,6 +266,9 @@ class CategoricalPolicy(nn.Module):
     Raises:
         ValueError: a size is not positive, or the activation is unknown.
     """
+
+    logarithmic = ()
+    """Names of the parameters that hold a logarithm."""
 
     def __init__(
         self,

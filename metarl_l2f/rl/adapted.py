@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from ..core import Params
+from ..core.parameters import Params
 from ..networks.policies import Policy, policy_from_layout, policy_layout
 from ..training.checkpoint import CheckpointError, load, save
 from .spaces import ActionSpace, Reader, from_plain, taken, to_plain

@@ -14,21 +14,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..checks import check_finite
-from ..core import L2F, Attenuation, Params
-from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
+from ..core.attenuation import Attenuation
+from ..core.learner import MetaLearner, meta_learner, renamed_since_0_1
+from ..diagnostics import degree_of_conflict
+from ..inspection import gamma_statistics
 from ..networks.policies import CategoricalPolicy, GaussianPolicy, Policy
 from ..parallel.ranks import Group
 from ..parallel.shards import TASKS_PER_SHARD, Share
 from ..training.checkpoint import load_into
 from ..training.seeding import Stream, generator, torch_generator
+from .adaptation import Adaptation, Rollouts
 from .adapted import Adapted, AdaptedPolicy
-from .meta_trpo import MetaTRPO, Rollouts
+from .outer import OuterUpdate
 from .sampling import Sampler, listed
 from .settings import DOMAIN_OF, MetaRLSettings
+from .trpo import TrustRegionUpdate
 from .vectorise import EnvSource, id_of, vectorise
 
 logger = logging.getLogger(__name__)
@@ -69,16 +72,15 @@ class MetaRL:
         self.env_steps = 0
         self.share = Share(settings.tasks_per_batch, group, tasks_per_shard)
         self.share.warn_of_idle(f"make tasks_per_shard smaller than {tasks_per_shard}, which rounds differently")
-        sampler = self._sampler(len(self.share), settings.episodes_per_task)
-        _warn_of_pictures(sampler)
+        self.sampler = self._sampler(len(self.share), settings.episodes_per_task)
+        _warn_of_pictures(self.sampler)
         try:
-            self.learner = _learner(settings, sampler).to(device or "cpu")
-            self.meta = MetaTRPO(
-                self.learner, sampler, settings.gradient, settings.region, threads, self.share, tasks_per_shard
-            )
+            self.learner = _learner(settings, self.sampler).to(device or "cpu")
+            self.adaptation = Adaptation(self.learner, settings.gradient, threads, tasks_per_shard)
         except Exception:
-            sampler.close()
+            self.sampler.close()
             raise
+        self.outer: OuterUpdate = TrustRegionUpdate(settings.region)
 
     def _sampler(self, tasks: int, episodes: int, env: EnvSource | None = None) -> Sampler:
         """N·B copies of an environment; by default of the run's own, with its arguments."""
@@ -95,30 +97,25 @@ class MetaRL:
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One meta-iteration; returns its metrics (`docs/metrics.md`)."""
-        begin, simulated = time.perf_counter(), self.meta.sampler.physics_seconds
+        begin, simulated = time.perf_counter(), self.sampler.physics_seconds
         rollouts, _ = self._rollouts(generator(self.settings.seed, Stream.TASKS, iteration), Stream.POLICY, iteration)
-        sampled, physics = time.perf_counter(), self.meta.sampler.physics_seconds - simulated
+        sampled, physics = time.perf_counter(), self.sampler.physics_seconds - simulated
         group = self.share.group
         waited = group.seconds
-        log = self.meta.update(rollouts.data)
+        made = self.outer.update(self.adaptation, rollouts)
         updated, waited = time.perf_counter(), group.seconds - waited
         check_finite(self.learner.state_dict(), iteration, "a smaller max_kl or inner_lr")
-        if not log.accepted:
-            logger.warning("iteration %d: the update was rejected: %s", iteration, log.reason)
+        if made.rejected:
+            logger.warning("iteration %d: the update was rejected: %s", iteration, made.rejected)
         returns, env_steps = self._returns_and_steps(rollouts)
         self.env_steps += env_steps
         conflict = degree_of_conflict(rollouts.start.gradients, self.share.sum)
         return {
             "env_steps": self.env_steps,
             **returns,
-            "surrogate": log.surrogate_before,
-            "surrogate/change": log.surrogate_after - log.surrogate_before,
-            "kl": log.kl,
-            "cg_residual": log.cg_residual,
-            "line_search/backtracks": log.backtracks,
-            "line_search/accepted": float(log.accepted),
+            **made.metrics,
             **self._action_noise(),
-            **learned_step_sizes(self.learner),
+            **self.learner.rule.learned(),
             **gamma_statistics(self.learner, self.share.gather(rollouts.start.gamma)),
             **{f"conflict/{layer}": angle for layer, angle in conflict.items()},
             "time/iteration": updated - begin,
@@ -141,9 +138,10 @@ class MetaRL:
     def _rollouts(self, drawing: np.random.Generator, stream: Stream, key: int) -> tuple[Rollouts, Any]:
         """This process's share of a meta-batch that a generator draws, rolled out and adapted to; and all its tasks."""
         seed, rows = self.settings.seed, self.share.rows
-        tasks = self.meta.sampler.sample_tasks(self.share.number, drawing)
+        tasks = self.sampler.sample_tasks(self.share.number, drawing)
         keyed = partial(_generators, seed, stream, key, range(rows.start, rows.stop))
-        return self.meta.collect(tasks[rows], keyed, self.settings.inner.inner_steps), tasks
+        steps = self.settings.inner.inner_steps
+        return self.adaptation.collect(self.sampler, tasks[rows], keyed, steps, self.share), tasks
 
     def _returns_and_steps(self, rollouts: Rollouts) -> tuple[dict[str, float], int]:
         """Mean returns by inner step, and environment steps, of all processes' episodes."""
@@ -160,7 +158,7 @@ class MetaRL:
             steps: inner steps; step sizes beyond the trained steps are `later_lr_factor` times the last.
             seed: of the noise.
         """
-        tasks = listed(tasks, self.meta.sampler.name)
+        tasks = listed(tasks, self.sampler.name)
         sampler = self._sampler(len(tasks), episodes)
         try:
             return self._collect(sampler, tasks, steps, seed)
@@ -168,9 +166,8 @@ class MetaRL:
             sampler.close()
 
     def _collect(self, sampler: Sampler, tasks: Sequence[Any], steps: int, seed: int) -> Rollouts:
-        meta = MetaTRPO(self.learner, sampler, self.settings.gradient, self.settings.region)
-        meta.shards = self.meta.shards
-        return meta.collect(tasks, partial(_generators, seed, Stream.EVALUATION, 1, range(len(tasks))), steps)
+        keyed = partial(_generators, seed, Stream.EVALUATION, 1, range(len(tasks)))
+        return self.adaptation.collect(sampler, tasks, keyed, steps)
 
     def adapt(
         self, env: EnvSource | None = None, task: Any = None, *, steps: int = 1, episodes: int = 20, seed: int = 0
@@ -200,7 +197,7 @@ class MetaRL:
         try:
             self._check_same_spaces(sampler)
             rollouts = self._collect(sampler, [task], steps, seed)
-            network = copy.deepcopy(self.meta.policy).cpu()
+            network = copy.deepcopy(self.adaptation.policy).cpu()
             policies = [
                 AdaptedPolicy(
                     network,
@@ -212,25 +209,26 @@ class MetaRL:
             ]
         finally:
             sampler.close()
-        gammas = self._gammas_by_tensor(rollouts.start.gamma)
+        gammas = self.learner.gammas_by_tensor(rollouts.start.gamma)
         returns = [float(episodes.returns().mean()) for episodes in rollouts.episodes]
         return Adapted(policies, returns, {name: float(g.mean()) for name, g in gammas.items()})
 
     def _check_same_spaces(self, sampler: Sampler) -> None:
-        found, trained = _spaces(sampler), _spaces(self.meta.sampler)
+        found, trained = _spaces(sampler), _spaces(self.sampler)
         if found != trained:
             raise ValueError(
-                f"{sampler.name} has {found}, but the policy was trained on {self.meta.sampler.name}, with {trained}; "
+                f"{sampler.name} has {found}, but the policy was trained on {self.sampler.name}, with {trained}; "
                 "adapt to an environment with the same spaces"
             )
 
     def held_out_tasks(self, count: int, seed: int) -> Any:
         """Tasks from the evaluation stream, which training never draws from."""
-        return self.meta.sampler.sample_tasks(count, generator(seed, Stream.EVALUATION, 0))
+        return self.sampler.sample_tasks(count, generator(seed, Stream.EVALUATION, 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """The learner's meta-parameters and the count of environment steps."""
-        return {"learner": dict(self.learner.state_dict()), "env_steps": self.env_steps}
+        """The learner's meta-parameters, the outer update's state, and the count of environment steps."""
+        learner, outer = dict(self.learner.state_dict()), self.outer.state_dict()
+        return {"learner": learner, "outer": outer, "env_steps": self.env_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state.
@@ -238,20 +236,18 @@ class MetaRL:
         Raises:
             CheckpointError: the state belongs to another environment, policy shape or method.
         """
-        load_into(self.learner, state.get("learner", {}), "environment, policy or method")
-        # As an update leaves them, in one vector (MetaTRPO.update): elsewhere in memory, small products may round
-        # otherwise, and the run would go on as another.
-        parameters = self.learner.meta_parameters
+        load_into(self.learner, renamed_since_0_1(state.get("learner", {})), "environment, policy or method")
+        # As an update leaves them, in one vector (`trpo.TrustRegionUpdate`): elsewhere in memory, small products may
+        # round otherwise, and the run would go on as another.
+        parameters = self.learner.meta_parameters()
         vector_to_parameters(parameters_to_vector(parameters).detach().clone(), parameters)
+        self.outer.load_state_dict(state.get("outer", {}))  # Version 0.1 had none.
         self.env_steps = state["env_steps"]
 
     def close(self) -> None:
         """Close environments and threads."""
-        self.meta.sampler.close()
-        self.meta.shards.close()
-
-    def _gammas_by_tensor(self, gamma: Tensor) -> Params:
-        return {} if self.learner.attenuation is None else self.learner.gammas_by_tensor(gamma)
+        self.sampler.close()
+        self.adaptation.shards.close()
 
     def _action_noise(self) -> dict[str, float]:
         log_std = self.learner.theta.get("log_std")
@@ -288,7 +284,7 @@ def _policy(settings: MetaRLSettings, sampler: Sampler) -> Policy:
     return GaussianPolicy(*sizes, network.hidden_sizes, network.activation, network.initial_std, random)
 
 
-def _learner(settings: MetaRLSettings, sampler: Sampler) -> L2F:
+def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:
     """A new policy with its meta-parameters."""
     two_sigmas = settings.method == "maml-two-sigmas"
     if sampler.discrete and settings.initial_std_gamma is not None:
@@ -298,21 +294,21 @@ def _learner(settings: MetaRLSettings, sampler: Sampler) -> L2F:
             + f", got {settings.initial_std_gamma}"
         )
     policy = _policy(settings, sampler)
-    logarithmic = [name for name, _ in policy.named_parameters() if name == "log_std"]
     attenuation = Attenuation(conditioning="none") if two_sigmas else settings.attenuation
 
     def attenuated(name: str) -> bool:
-        if name in logarithmic:
+        if name in policy.logarithmic:
             return settings.initial_std_gamma is not None
         return not two_sigmas
 
-    return L2F(
+    return meta_learner(
         policy,
         None if settings.method == "maml" else attenuation,
         settings.inner,
         attenuated=attenuated,
-        logarithmic=logarithmic,
+        logarithmic=policy.logarithmic,
         initial_gammas={} if settings.initial_std_gamma is None else {"log_std": settings.initial_std_gamma},
+        gradient_at_init=settings.gradient.inner_data == "gradient_at_init",
         generator=torch_generator(settings.seed, Stream.INIT, 1),
     )
 

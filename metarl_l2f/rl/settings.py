@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
 from ..checks import check_numbers
-from ..core import Attenuation, InnerLoop
+from ..core.attenuation import Attenuation
+from ..core.update_rules import InnerLoop
 from ..networks.policies import Activation
-from .meta_trpo import PolicyGradient
+from .adaptation import PolicyGradient
 from .trpo import TrustRegion
 
 Method = Literal["l2f", "maml", "maml-two-sigmas", "l2f-paper"]

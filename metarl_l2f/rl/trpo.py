@@ -1,13 +1,28 @@
-"""A trust-region step (Schulman et al. 2015) on flat float64 vectors; knows neither policy nor task."""
+"""The outer update by a trust-region step (TRPO, Schulman et al. 2015), as MAML has it in reinforcement learning.
 
+Above, the step on flat float64 vectors, which knows neither policy nor task. Below, what it is taken on: the surrogate
+of a meta-batch as a function of (θ, φ, α), differentiated through the adaptation (MAML, Finn et al. 2017, Sec. 5.3).
+"""
+
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import vmap
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..checks import check_numbers
+from ..networks.policies import Distribution, alike, detached
+from ..parallel.shards import Share
+from ..parallel.trees import joined
+from .adaptation import Adaptation, MetaData, Rollouts
+from .episodes import Batch
+from .outer import Updated
 
 Product = Callable[[Tensor], Tensor]
 
@@ -124,3 +139,210 @@ def trust_region_step(
         if math.isfinite(surrogate) and math.isfinite(kl) and surrogate < surrogate_before and kl <= region.max_kl:
             return step, StepLog(surrogate_before, surrogate, kl, residual, tried, True, "")
     return rejected("no step of the line search lowered the surrogate within the KL bound", residual, region.backtracks)
+
+
+# ---- The surrogate of a meta-batch --------------------------------------------------------------------------------
+
+
+class MetaSurrogate:
+    """The surrogate of a meta-batch, with its gradient, its KL divergence and that one's curvature.
+
+    Args:
+        adaptation: gives the adapted policies as a differentiable function of (θ, φ, α).
+        data: of this process's tasks, stacked.
+        share: which of the meta-batch's tasks these are; means are over all.
+    """
+
+    def __init__(self, adaptation: Adaptation, data: MetaData, share: Share) -> None:
+        self.adaptation, self.data, self.share = adaptation, data, share
+        self.parameters = adaptation.learner.meta_parameters()
+
+    def gradient(self) -> tuple[float, Tensor, list[Distribution]]:
+        """The surrogate's mean over tasks, its exact gradient through the adaptation, and the policies as they are.
+
+        Returns:
+            The mean; the gradient with respect to (θ, φ, α), (P,) float64; the current policies, stacked over tasks.
+        """
+
+        def shard(data: MetaData) -> tuple[Tensor, list[Distribution]]:
+            policies = vmap(self.adaptation.policies)(data)
+            old = [detached(policy) for policy in policies]
+            losses = vmap(self.adaptation.objective)(policies, old, data)
+            gradient = torch.autograd.grad(losses.sum(), self.parameters)
+            return torch.cat([losses.detach().double().sum().unsqueeze(0), _flat(gradient)]), old
+
+        sums, old = zip(*self.adaptation.shards.map(shard, self.data), strict=True)
+        mean = self._mean(list(sums))
+        return float(mean[0]), mean[1:], joined(old)
+
+    @torch.no_grad()
+    def value_and_kl(self, old: list[Distribution]) -> tuple[float, float]:
+        """Means over tasks of the surrogate and of KL(old ‖ current), at the current parameters."""
+
+        def task(data: MetaData, old: list[Distribution]) -> tuple[Tensor, Tensor]:
+            policies = self.adaptation.policies(data)
+            terms = zip(old, policies, (data.post, data.first), strict=False)
+            kls = [(batch.weights * before.kl(policy)).sum() for before, policy, batch in terms]
+            return self.adaptation.objective(policies, old, data), torch.stack(kls).sum()
+
+        @torch.no_grad()  # The grad mode belongs to a thread.
+        def shard(pair: tuple[MetaData, list[Distribution]]) -> tuple[Tensor, Tensor]:
+            return vmap(task)(*pair)
+
+        parts = self.adaptation.shards.map(shard, (self.data, old))
+        loss, kl = self._mean([torch.stack(part).double().sum(1) for part in parts]).tolist()
+        return loss, kl
+
+    def curvature(self) -> Callable[[Tensor], Tensor]:
+        """Gauss-Newton products of the KL, v → Σᵢ JᵢᵀMᵢJᵢ v / N, J = ∂(policy outputs)/∂(θ, φ, α) through adaptation.
+
+        The graph of Jᵀu is built once, at u = 0; its derivative with respect to u along v is J v, and a second pass
+        gives Jᵀ(M J v).
+        """
+
+        def build(data: MetaData) -> Graph:
+            policies = vmap(self.adaptation.policies)(data)
+            outputs = [output.requires_grad_() for output in _outputs(policies)]  # A frozen σ is a constant.
+            tangents = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+            pulled = torch.autograd.grad(outputs, self.parameters, tangents, create_graph=True)
+            return Graph([data.post.weights, data.first.weights], policies, tangents, pulled)
+
+        graphs = self.adaptation.shards.map(build, self.data)
+
+        def product(vector: Tensor) -> Tensor:
+            pieces = vector.split([p.numel() for p in self.parameters])
+            direction = [piece.view_as(p).to(p.dtype) for piece, p in zip(pieces, self.parameters, strict=True)]
+            multiply = partial(self._multiplied, direction)
+            return self._mean(self.adaptation.shards.map_list(multiply, graphs))
+
+        return product
+
+    def _multiplied(self, direction: list[Tensor], graph: "Graph") -> Tensor:
+        """Σ JᵀMJ v of one shard, (P,) float64."""
+        pushed = torch.autograd.grad(graph.pulled, graph.tangents, direction, retain_graph=True, materialize_grads=True)
+        tangents = _regrouped(pushed, graph.policies)
+        curved = [
+            vmap(type(policy).fisher)(detached(policy), tangent, weights)
+            for policy, tangent, weights in zip(graph.policies, tangents, graph.weights, strict=False)
+        ]
+        return _flat(
+            torch.autograd.grad(_outputs(graph.policies), self.parameters, _outputs(curved), retain_graph=True)
+        )
+
+    def _mean(self, parts: list[Tensor]) -> Tensor:
+        """The mean over all tasks, of every process, given each shard's sum over its own: (n,) float64.
+
+        What was computed in float32 adds up in float64 without rounding, so in any order. What was float64 already is
+        added in the order of shards.
+        """
+        if self.parameters[0].dtype == torch.float64:
+            return self.share.gather(torch.stack(parts)).to(parts[0].device).sum(0) / self.share.number
+        return self.share.sum(torch.stack(parts).sum(0)) / self.share.number
+
+
+class Graph(NamedTuple):
+    """One shard's graph of Jᵀu, ready for curvature products."""
+
+    weights: list[Tensor]
+    """Per policy, (n, S): each sample's share of its task's mean."""
+    policies: list[Distribution]
+    """The outputs J differentiates: each policy's own tensors, stacked over the shard's tasks."""
+    tangents: Sequence[Tensor]
+    """u, zeros shaped as the outputs."""
+    pulled: Sequence[Tensor]
+    """Jᵀu, shaped as the parameters."""
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]).double()
+
+
+def _outputs(policies: Sequence[Distribution]) -> list[Tensor]:
+    return [output for policy in policies for output in policy]
+
+
+def _regrouped(outputs: Sequence[Tensor], like: Sequence[Distribution]) -> list[Distribution]:
+    """The inverse of `_outputs`: distributions of the same kinds as `like`."""
+    remaining = iter(outputs)
+    return [alike(policy, itertools.islice(remaining, len(policy))) for policy in like]
+
+
+def first_episodes(data: MetaData, fraction: float, episodes: int) -> MetaData:
+    """The data of each task's first episodes, with weights that sum to 1 again.
+
+    Args:
+        data: stacked over tasks, (N, B·T, ·).
+        fraction: how many of them are kept, as a fraction of B in (0, 1], rounded up.
+        episodes: B.
+    """
+
+    def kept(batch: Batch) -> Batch:
+        samples = math.ceil(fraction * episodes) * (batch.weights.shape[1] // episodes)
+        first = Batch(*(values[:, :samples] for values in batch))
+        return first._replace(weights=first.weights / first.weights.sum(1, keepdim=True).clamp_min(1e-12))
+
+    return MetaData(kept(data.first), tuple(map(kept, data.inner)), kept(data.post))
+
+
+# ---- The update ---------------------------------------------------------------------------------------------------
+
+
+class TrustRegionUpdate:
+    """Moves (θ, φ, α) by one trust-region step on the surrogate of a meta-batch; keeps no state between updates.
+
+    Args:
+        region: the constants of the step.
+    """
+
+    def __init__(self, region: TrustRegion) -> None:
+        self.region = region
+
+    def update(self, adaptation: Adaptation, rollouts: Rollouts) -> Updated:
+        """Move the learner's meta-parameters in place, if a step lowers the surrogate within the KL bound."""
+        log = self.step(adaptation, rollouts)
+        metrics = {
+            "surrogate/change": log.surrogate_after - log.surrogate_before,
+            "kl": log.kl,
+            "cg_residual": log.cg_residual,
+            "line_search/backtracks": log.backtracks,
+            "line_search/accepted": float(log.accepted),
+        }
+        return Updated(metrics, log.reason)
+
+    def step(self, adaptation: Adaptation, rollouts: Rollouts) -> StepLog:
+        """The same, with the log of the step."""
+        surrogate = MetaSurrogate(adaptation, rollouts.data, rollouts.share)
+        parameters = surrogate.parameters
+        origin = parameters_to_vector(parameters).detach().clone()
+        before, gradient, old = surrogate.gradient()
+
+        @torch.no_grad()
+        def move(step: Tensor) -> Tensor:
+            point = (origin.double() + step).to(origin.dtype)
+            vector_to_parameters(point, parameters)
+            return point
+
+        def evaluate(step: Tensor) -> tuple[float, float]:
+            # Neither number need depend on a parameter that float32 cannot hold.
+            return surrogate.value_and_kl(old) if move(step).isfinite().all() else (math.inf, math.inf)
+
+        accepted = torch.zeros_like(gradient)
+        try:
+            product = self.curvature(adaptation, rollouts)
+            accepted, log = trust_region_step(gradient, product, evaluate, before, self.region)
+        finally:
+            move(accepted)
+        return log
+
+    def curvature(self, adaptation: Adaptation, rollouts: Rollouts) -> Product:
+        """Products of the KL's curvature, estimated on `fisher_fraction` of each task's episodes."""
+        episodes = rollouts.episodes[0].mask.shape[1]
+        data = first_episodes(rollouts.data, self.region.fisher_fraction, episodes)
+        return MetaSurrogate(adaptation, data, rollouts.share).curvature()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a trust-region step depends on the parameters and the episodes alone."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to continue from."""

@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ..core import Params
-from ..diagnostics import Inspection, manual_attenuation
+from ..core.parameters import Params
+from ..diagnostics import manual_attenuation
+from ..inspection import Inspection
 from ..methods import label_of
 from ..reports import diagnostics as diagnostic_figures
 from ..reports.curves import learning_curve

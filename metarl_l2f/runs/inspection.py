@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..diagnostics import Inspection, collapse_warnings, gap_warning
+from ..inspection import Inspection, collapse_warnings, gap_warning
 from ..methods import label_of
 from ..parallel.ranks import Group
 from ..reports.diagnostics import by_layer, gamma_heatmap

@@ -103,14 +103,14 @@ def load_run(
     Raises:
         ValueError: there is no run, its checkpoint is damaged, or does not fit the configuration.
     """
-    options = load_options(run).to_evaluate(threads)
+    options: Any = load_options(run).to_evaluate(threads)
+    if later_lr_factor is not None:
+        inner = dataclasses.replace(options.settings.inner, later_lr_factor=later_lr_factor)
+        options = dataclasses.replace(options, settings=dataclasses.replace(options.settings, inner=inner))
     experiment = options.experiment()
     try:
         state = read_state(checkpoint_of(run, checkpoint), options.identity(), options.may_change_on_resume)
         experiment.load_state_dict(state)
-        if later_lr_factor is not None:
-            inner = dataclasses.replace(experiment.learner.inner, later_lr_factor=later_lr_factor)
-            experiment.learner.inner = inner
     except BaseException:
         experiment.close()
         raise

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..diagnostics import Inspection
+from ..inspection import Inspection
 from ..methods import label_of
 from ..parallel.ranks import Group
 from ..reports.evaluation import Evaluation

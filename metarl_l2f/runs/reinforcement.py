@@ -11,17 +11,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..diagnostics import Inspection
 from ..envs import domain_of
 from ..envs.base import Domain
+from ..inspection import Inspection
 from ..methods import label_of
 from ..parallel import devices
 from ..parallel.ranks import Group
 from ..parallel.shards import TASKS_PER_SHARD
 from ..reports.domains import domain_captions, domain_pictures
 from ..reports.evaluation import Evaluation
+from ..rl.adaptation import Rollouts
 from ..rl.experiment import MetaRL
-from ..rl.meta_trpo import Rollouts
 from ..rl.settings import DOMAIN_OF, MetaRLSettings, Method
 from .load import checked_kind, load_run
 from .options import DeviceOptions, Judged
@@ -121,7 +121,7 @@ class PolicyLook:
         self._episodes, self._gamma = rollouts.share.gather((rollouts.episodes, rollouts.start.gamma))
 
     def inspection(self) -> Inspection:
-        return self._experiment.meta.inspect(self._rollouts)
+        return self._experiment.adaptation.inspect(self._rollouts)
 
     def gamma(self) -> Tensor:
         return self._gamma
@@ -161,7 +161,7 @@ def evaluate(experiment: MetaRL, tasks: int, episodes: int, steps: int, seed: in
         "training_seed": experiment.settings.seed,
         "env_steps_trained": experiment.env_steps,
         "inner_steps_trained": experiment.settings.inner.inner_steps,
-        "later_lr_factor": experiment.learner.inner.later_lr_factor,
+        "later_lr_factor": experiment.settings.inner.later_lr_factor,
     }
     return Evaluation(mean_returns(rollouts), protocol, model, held_out), rollouts, held_out
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..diagnostics import Inspection
+from ..inspection import Inspection
 from ..parallel import devices
 from ..parallel.ranks import Group
 from ..parallel.trees import rows_of

@@ -14,14 +14,14 @@ from typing import Any, Literal, TypeVar, get_args
 import gymnasium
 import numpy as np
 
-from ..core import Params
+from ..core.parameters import Params
 from ..diagnostics import conflict_by_task
 from ..envs.base import TaskKind
 from ..methods import label_of
 from ..reports.paths import walked
 from ..reports.video import save, side_by_side
+from ..rl.adaptation import Rollouts
 from ..rl.experiment import MetaRL
-from ..rl.meta_trpo import Rollouts
 from ..training.config import command
 from ..training.seeding import Stream, generator
 from .command_line import USER_ERRORS
@@ -96,7 +96,7 @@ def tasks_of(experiment: MetaRL) -> Tasks:
     Raises:
         ValueError: the viewer does not know how to show its tasks.
     """
-    domain = getattr(experiment.meta.sampler.envs.unwrapped, "domain", None)
+    domain = getattr(experiment.sampler.envs.unwrapped, "domain", None)
     if domain is not None and domain.task_kind is not None:
         return Tasks(domain.task_kind, domain.task_names, domain.task_bounds)
     raise ValueError(
@@ -176,12 +176,12 @@ class ViewedRun:
         """
         experiment, seed = self.experiment, self.experiment.settings.seed
         count = experiment.settings.tasks_per_batch
-        tasks = experiment.meta.sampler.sample_tasks(count, generator(seed, Stream.TASKS, 0))
+        tasks = experiment.sampler.sample_tasks(count, generator(seed, Stream.TASKS, 0))
 
         def noise(phase: int) -> list[np.random.Generator]:
             return [generator(seed, Stream.POLICY, 0, task, phase) for task in range(count)]
 
-        self.gradients = experiment.meta.collect(tasks, noise, steps=0).start.gradients
+        self.gradients = experiment.adaptation.collect(experiment.sampler, tasks, noise, steps=0).start.gradients
 
     def about(self) -> dict[str, Any]:
         """The run's description for the page."""
@@ -219,8 +219,6 @@ class ViewedRun:
     def _gammas(self, rollouts: Rollouts) -> dict[str, float]:
         """The mean γ of each attenuated tensor for the task; empty for MAML."""
         learner = self.experiment.learner
-        if learner.attenuation is None:
-            return {}
         return {name: float(g.mean()) for name, g in learner.gammas_by_tensor(rollouts.start.gamma).items()}
 
     def _conflict(self, rollouts: Rollouts) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_choices, check_count
-from ..core import Params
+from ..core.parameters import Params
 from ..networks.images import Conv4, Pooling, ResNet12, is_norm
 from .data.augmentation import distort
 from .episodes import Images, Shape, Split, Task, draw_episodes

@@ -4,7 +4,6 @@ Everything random is keyed by (seed, stream, iteration), so `iterate(i)` depends
 optimiser's state and i: runs resume exactly, and two methods with one seed meet the same tasks.
 """
 
-import dataclasses
 import logging
 import math
 import time
@@ -18,8 +17,9 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ..checks import check_finite
-from ..core import L2F
-from ..diagnostics import degree_of_conflict, gamma_statistics, learned_step_sizes
+from ..core.learner import meta_learner, renamed_since_0_1
+from ..diagnostics import degree_of_conflict
+from ..inspection import gamma_statistics
 from ..parallel.ranks import Group
 from ..parallel.shards import Share
 from ..parallel.trees import rows_of
@@ -99,7 +99,7 @@ class MetaSupervised:
                 "a compiled loss has fixed weights, but multi_step_iterations lets them change with every iteration; "
                 "drop compile, or multi_step_iterations"
             )
-        self.learner = L2F(
+        self.learner = meta_learner(
             problem.network(torch_generator(seed, Stream.INIT)),
             attenuation if self.settings.method != "maml" else None,
             self.settings.inner,
@@ -109,7 +109,7 @@ class MetaSupervised:
             generator=torch_generator(seed, Stream.INIT, 1),
         ).to(device or "cpu")
         self.meta_loss = MetaLoss(self.learner, problem, batching, task_chunk, threads, compiled)
-        self.optimiser = torch.optim.Adam(self.learner.meta_parameters, self.settings.optimiser.meta_lr, fused=True)
+        self.optimiser = torch.optim.Adam(self.learner.meta_parameters(), self.settings.optimiser.meta_lr, fused=True)
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._drawn: dict[int, Future[Task]] = {}
 
@@ -118,13 +118,14 @@ class MetaSupervised:
     def iterate(self, iteration: int) -> dict[str, float]:
         """One meta-iteration; returns its metrics (`docs/metrics.md`)."""
         begin = time.perf_counter()
-        settings = self.settings
+        settings, optimiser = self.settings, self.settings.optimiser
         self._schedule(iteration)
+        first_order = settings.inner.first_order or iteration <= optimiser.first_order_iterations
         share = Share(settings.tasks_per_batch, self.group)
         drawn = self._training_tasks(iteration)
         tasks = rows_of(drawn, share.rows)
         adaptation, gradient = self.meta_loss.gradient(
-            tasks, self._step_weights(iteration), share, partial(self._layers_seed, iteration)
+            tasks, self._step_weights(iteration), share, partial(self._layers_seed, iteration), first_order
         )
         if get_total_norm(gradient, math.inf).isfinite():
             self._update(gradient)
@@ -181,7 +182,7 @@ class MetaSupervised:
     def _ensemble_scores(self, tasks: Task, steps: int, states: Sequence[dict[str, Any]]) -> Tensor:
         own, outputs = {name: value.clone() for name, value in self.learner.state_dict().items()}, []
         for state in states:
-            load_into(self.learner, state["learner"], "network or method")
+            load_into(self.learner, renamed_since_0_1(state["learner"]), "network or method")
             outputs.append(self.meta_loss.evaluate(tasks, steps)[2])
         self.learner.load_state_dict(own)
         mean = torch.stack(outputs).mean(0)
@@ -202,7 +203,7 @@ class MetaSupervised:
         Raises:
             CheckpointError: the state belongs to another network or method.
         """
-        load_into(self.learner, state.get("learner", {}), "network or method")
+        load_into(self.learner, renamed_since_0_1(state.get("learner", {})), "network or method")
         self.optimiser.load_state_dict(state["optimiser"])
 
     def close(self) -> None:
@@ -229,15 +230,12 @@ class MetaSupervised:
         return torch_generator(self.settings.seed, Stream.LAYERS, iteration, task).initial_seed()
 
     def _schedule(self, iteration: int) -> None:
-        """Set what depends on how far the run is: the meta step size, and the order of the gradients."""
+        """Set the meta step size, which depends on how far the run is."""
         chosen = self.settings.optimiser
         if chosen.schedule == "cosine":
             progress = (iteration - 1) / max(1, self.iterations - 1)
             for group in self.optimiser.param_groups:
                 group["lr"] = cosine(chosen.meta_lr, chosen.final_lr, progress)
-        first_order = self.settings.inner.first_order or iteration <= chosen.first_order_iterations
-        if first_order != self.learner.inner.first_order:
-            self.learner.inner = dataclasses.replace(self.learner.inner, first_order=first_order)
 
     def _step_weights(self, iteration: int) -> tuple[float, ...]:
         annealing = self.settings.optimiser.multi_step_iterations
@@ -245,7 +243,7 @@ class MetaSupervised:
 
     def _update(self, gradient: list[Tensor]) -> None:
         clip = self.settings.optimiser.clip
-        for parameter, piece in zip(self.learner.meta_parameters, gradient, strict=True):
+        for parameter, piece in zip(self.learner.meta_parameters(), gradient, strict=True):
             # Fused Adam pairs numbers by their place in memory, and torch.compile may place gradients in another order.
             parameter.grad = (piece if clip is None else piece.clamp(-clip, clip)).contiguous()
         self.optimiser.step()
@@ -253,4 +251,4 @@ class MetaSupervised:
     def _diagnostics(self, tasks: Task, gamma: Tensor, share: Share) -> dict[str, float]:
         conflict = degree_of_conflict(self.meta_loss.starts(tasks)[1], share.sum)
         metrics = {f"conflict/{layer}": angle for layer, angle in conflict.items()}
-        return metrics | gamma_statistics(self.learner, share.gather(gamma)) | learned_step_sizes(self.learner)
+        return metrics | gamma_statistics(self.learner, share.gather(gamma)) | self.learner.rule.learned()

@@ -10,10 +10,12 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
+from torch.func import grad, vmap
 
-from ..core import L2F, Params, Start
-from ..diagnostics import Inspection, Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
+from ..core.learner import MetaLearner, Start
+from ..core.parameters import Loss, Params
+from ..diagnostics import Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
+from ..inspection import Inspection
 from ..networks.images import Norm, track
 from ..parallel.devices import Recorded
 from ..parallel.ranks import Group
@@ -68,29 +70,65 @@ class Adaptation(NamedTuple):
     """(L,), the task's attenuation; (0,) for MAML."""
 
 
-def support_loss(learner: L2F, problem: Problem, task: Task, step: int, params: Params) -> Tensor:
-    """L_D of one task: its support set's loss under parameters that `step` inner steps led to."""
-    return problem.loss(problem.outputs(learner.network, params, task.support, step), task.support_targets)
+def support_loss(learner: MetaLearner, problem: Problem, task: Task, step: int) -> Loss:
+    """L_D of one task: the loss of its support set as a function of parameters that `step` inner steps led to."""
+
+    def loss(params: Params) -> Tensor:
+        return problem.loss(problem.outputs(learner.network, params, task.support, step), task.support_targets)
+
+    return loss
 
 
-def adapt_to(learner: L2F, problem: Problem, task: Task, steps: int) -> tuple[list[Params], Start]:
-    """One task's inner loop on its support set: the parameters after 0 … steps steps, and where they started."""
-    losses = [partial(support_loss, learner, problem, task, step) for step in range(steps)]
-    return learner.trajectory(losses, prototype=task.prototype if problem.embedding_size else None)
+def adapt_to(
+    learner: MetaLearner,
+    problem: Problem,
+    task: Task,
+    steps: int,
+    theta: Params | None = None,
+    first_order: bool | None = None,
+) -> tuple[list[Params], Start]:
+    """One task's inner loop on its support set: the parameters after 0 … steps steps, and where they started.
+
+    Args:
+        learner: θ, φ, and the update rule.
+        problem: the domain.
+        task: the task.
+        steps: the number of inner steps.
+        theta: the initialisation; by default the learner's own.
+        first_order: whether inner gradients are constants; by default as the learner has it.
+    """
+    return learner.trajectory(
+        partial(support_loss, learner, problem),
+        task,
+        lambda number, params: task,
+        steps,
+        prototype=lambda task: task.prototype if problem.embedding_size else None,
+        theta=theta,
+        first_order=first_order,
+    )
 
 
-def meta_loss(learner: L2F, problem: Problem, task: Task, weights: Sequence[float]) -> Adaptation:
+def meta_loss(
+    learner: MetaLearner,
+    problem: Problem,
+    task: Task,
+    weights: Sequence[float],
+    theta: Params | None = None,
+    first_order: bool | None = None,
+) -> Adaptation:
     """One task's part of the meta-objective, Σ_j w_j L_D'(f_θ_j) over the steps j = 1 … k.
 
     With w = (0, …, 0, 1) this is Eq. 2; other weights make MAML++'s multi-step loss (Antoniou et al. 2019, Sec. 4).
 
     Args:
-        learner: θ, φ, α.
+        learner: θ, φ, and the update rule.
         problem: the domain.
-        task: one.
+        task: the task.
         weights: of the query loss after 1 … k steps; where 0, the query set is not even looked at. The last is not 0.
+        theta: the initialisation; by default the learner's own.
+        first_order: whether inner gradients are constants; by default as the learner has it.
     """
-    path, start = adapt_to(learner, problem, task, len(weights))
+    path, start = adapt_to(learner, problem, task, len(weights), theta, first_order)
     total, outputs = task.query.new_zeros(()), task.query
     for step, weight in enumerate(weights, start=1):
         if weight:
@@ -99,7 +137,7 @@ def meta_loss(learner: L2F, problem: Problem, task: Task, weights: Sequence[floa
     return Adaptation(total, problem.score(outputs.detach(), task.query_targets), start.gamma.detach())
 
 
-def judged(learner: L2F, problem: Problem, task: Task, steps: int) -> list[Params]:
+def judged(learner: MetaLearner, problem: Problem, task: Task, steps: int) -> list[Params]:
     """What is judged of one task: the parameters after 0 … k steps, of which the first are θ itself.
 
     Attenuation is a part of adaptation.
@@ -108,7 +146,7 @@ def judged(learner: L2F, problem: Problem, task: Task, steps: int) -> list[Param
     return [learner.theta, *path[1:]]
 
 
-def scores_by_step(learner: L2F, problem: Problem, task: Task, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def scores_by_step(learner: MetaLearner, problem: Problem, task: Task, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """One task judged on its query set: scores and losses after 0 … k steps (k + 1,), and outputs (k + 1, Q, ...).
 
     A network's buffers, such as running statistics, are for judging alone.
@@ -143,7 +181,7 @@ class MetaLoss:
 
     def __init__(
         self,
-        learner: L2F,
+        learner: MetaLearner,
         problem: Problem,
         batching: Batching,
         task_chunk: int,
@@ -161,7 +199,7 @@ class MetaLoss:
     @property
     def device(self) -> torch.device:
         """Where the learner is."""
-        return self.learner.step_sizes.device
+        return self.learner.device
 
     def over_tasks(self, function: Callable[[Task], Tree], tasks: Task) -> Tree:
         """function(task) for every task of a chunk, the results stacked over tasks."""
@@ -183,7 +221,7 @@ class MetaLoss:
             ValueError: they cannot be repeated in this way of batching.
         """
         if self._random is None:
-            task, steps = moved(rows_of(tasks, 0), self.device), self.learner.inner.inner_steps
+            task, steps = moved(rows_of(tasks, 0), self.device), self.learner.rule.steps
             network = self.learner.network
 
             @torch.no_grad()
@@ -214,6 +252,7 @@ class MetaLoss:
         weights: tuple[float, ...],
         share: Share | None = None,
         seed_of: Callable[[int], int] = int,
+        first_order: bool | None = None,
     ) -> tuple[Adaptation, list[Tensor]]:
         """These tasks' adaptations, and the gradient of the batch's mean meta-loss with respect to (θ, φ, α).
 
@@ -222,10 +261,11 @@ class MetaLoss:
             weights: as in `meta_loss`.
             share: which of the batch's tasks these are; by default all.
             seed_of: the number of a task in the batch → seed of what random layers draw for it.
+            first_order: whether inner gradients are constants; by default as the learner has it.
         """
         share = share or Share(len(tasks.support))
         with self.random_layers(tasks).learning(map(seed_of, range(share.rows.start, share.rows.stop))):
-            parts = self._map(self._chunk_gradient(weights), tasks)
+            parts = self._map(self._chunk_gradient(weights, first_order), tasks)
         number = len(tasks.support)
         means = [sum(pieces) / number for pieces in zip(*(gradient for _, gradient in parts), strict=True)]
         return moved(joined([adaptation for adaptation, _ in parts]), CPU), share.mean(means)
@@ -264,7 +304,7 @@ class MetaLoss:
 
         self.random_layers(tasks).switch(False)
         gamma, *gradients = joined(self._map(chunk, tasks))
-        return moved((gamma, dict(zip(self._names(), gradients, strict=True))), CPU)
+        return moved((gamma, dict(zip(self.learner.differentiated, gradients, strict=True))), CPU)
 
     def inspect(self, tasks: Task, steps: int, group: Group | None = None) -> Inspection:
         """Conflict, γ, gradients before and after adaptation, the landscape around the first inner step; by task.
@@ -276,45 +316,53 @@ class MetaLoss:
         """
         share = Share(len(tasks.support), group)
         tasks = rows_of(tasks, share.rows)
-        names = self._names()
+        learner, problem, names = self.learner, self.problem, self.learner.differentiated
 
         @torch.no_grad()
         def chunk(tasks: Task) -> tuple[Tensor, ...]:
             def task_ends(task: Task) -> tuple[Tensor, ...]:
-                path, _ = adapt_to(self.learner, self.problem, task, steps)
-                after = self.learner.gradients(
-                    partial(support_loss, self.learner, self.problem, task, steps), path[-1], names
-                )
-                direction = {name: path[0][name] - path[1][name] for name in self.learner.adapted_names}
-                around = landscape(partial(support_loss, self.learner, self.problem, task, 0), path[0], direction)
-                return (*around, *after.values())
+                path, _ = adapt_to(learner, problem, task, steps)
+                after = learner.gradients(support_loss(learner, problem, task, steps), path[-1], names)
+                direction = {name: path[0][name] - path[1][name] for name in learner.rule.names}
+                around = landscape(support_loss(learner, problem, task, 0), path[0], direction)
+                theta = {name: p.detach() for name, p in learner.theta.items()}
+                weights = (*[0.0] * (steps - 1), 1.0)
+
+                def query_loss(moved: Params) -> Tensor:
+                    return meta_loss(learner, problem, task, weights, theta | moved).loss
+
+                meta_gradients = grad(query_loss)({name: theta[name] for name in names})
+                return (*around, *after.values(), *meta_gradients.values())
 
             return self.over_tasks(task_ends, tasks)
 
         gamma, before = self.starts(tasks)
         ends = moved(joined(self._map(chunk, tasks)), CPU)
-        around, after = Landscape(*ends[:3]), dict(zip(names, ends[3:], strict=True))
+        around = Landscape(*ends[:3])
+        after, meta_gradients = (
+            dict(zip(names, part, strict=True)) for part in (ends[3 : 3 + len(names)], ends[3 + len(names) :])
+        )
         found = Inspection(
-            self.learner.gammas_by_tensor(gamma) if self.learner.attenuation else {},
+            learner.gammas_by_tensor(gamma),
             conflict_by_task(before, share.sum(summed_over_tasks(before))),
+            conflict_by_task(meta_gradients, share.sum(summed_over_tasks(meta_gradients))),
             gradient_cosines(before, after),
             around,
         )
         return share.gather(found)
 
-    def _names(self) -> list[str]:
-        """What gradients at θ are taken with respect to."""
-        return list(dict.fromkeys(self.learner.attenuated_names + self.learner.adapted_names))
-
-    def _chunk_gradient(self, weights: tuple[float, ...]) -> Callable[[Task], tuple[Adaptation, list[Tensor]]]:
+    def _chunk_gradient(
+        self, weights: tuple[float, ...], first_order: bool | None
+    ) -> Callable[[Task], tuple[Adaptation, list[Tensor]]]:
         """Adaptations of a chunk of tasks and the gradient of their summed losses; compiled once for every weights."""
-        key = (weights, self.learner.inner.first_order)
+        key = (weights, first_order)
         if key in self._gradients:
             return self._gradients[key]
-        parameters = self.learner.meta_parameters
+        parameters = self.learner.meta_parameters()
+        one = partial(meta_loss, self.learner, self.problem, weights=weights, first_order=first_order)
 
         def losses(tasks: Task) -> Adaptation:
-            return self.over_tasks(lambda task: meta_loss(self.learner, self.problem, task, weights), tasks)
+            return self.over_tasks(lambda task: one(task=task), tasks)
 
         if self.compiled and self.device.type == "cpu":
             # Static: a weight is a number of its own, not a symbol that several sets of weights share.

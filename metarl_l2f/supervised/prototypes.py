@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_finite, check_numbers
-from ..core import Params
+from ..core.parameters import Params
 from ..training.checkpoint import load_into
 from ..training.seeding import Stream, generator, torch_generator
 from .classification import Classifier, ImageNetwork

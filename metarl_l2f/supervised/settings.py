@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from ..checks import check_numbers
-from ..core import Attenuation, InnerLoop
+from ..core.attenuation import Attenuation
+from ..core.update_rules import InnerLoop
 
 Method = Literal["l2f", "maml", "l2f-paper"]
 Schedule = Literal["constant", "cosine"]

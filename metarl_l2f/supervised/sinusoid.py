@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count, check_number
-from ..core import Params
+from ..core.parameters import Params
 from ..networks.policies import MLP
 from .episodes import Split, Task
 

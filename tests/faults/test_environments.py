@@ -139,7 +139,7 @@ def test_a_fault_in_a_worker_is_named_and_changes_nothing(part, amount, record_p
     for _ in range(amount(1, 3)):
         arguments = {"part": part, "value": values[part], "at": int(dice.integers(1, 2 * HORIZON))}
         run = MetaRL(Faulty, SETTINGS, arguments, workers=2)
-        run.meta.sampler.envs.timeout = 2.0 if part == "hang" else 60.0  # building them may take its time
+        run.sampler.envs.timeout = 2.0 if part == "hang" else 60.0  # building them may take its time
         assert "worker" in fails(run, WorkerError, messages[part])
         run.close()
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from metarl_l2f import Attenuation, InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.launchers import navigation, sinusoid
+from metarl_l2f.rl.adaptation import PolicyGradient
 from metarl_l2f.rl.episodes import Episodes, discounted_returns, generalised_advantages, standardise, to_batch
-from metarl_l2f.rl.meta_trpo import PolicyGradient
 from metarl_l2f.rl.trpo import TrustRegion
 from metarl_l2f.runs.load import read_config
 from metarl_l2f.training import metrics

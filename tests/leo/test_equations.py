@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from metarl_l2f.core import Attenuation, embed
+from metarl_l2f.core.attenuation import Attenuation, embed
 from metarl_l2f.supervised.leo import equations as leo
 from metarl_l2f.supervised.leo import experiment as leo_experiment
 from metarl_l2f.supervised.leo.equations import Gaussian, Noise
@@ -136,10 +136,10 @@ def adapted_by_loops(model, task, noise):
     code = start = distribution.mean + distribution.std * noise.latent
     weights = decoded(code, 0)
     gamma = torch.ones(3, 1, dtype=torch.float64)
-    if model.l2f is not None:
+    if model.attenuator is not None:
         (g,) = torch.autograd.grad(loss(weights, images[1]), weights, retain_graph=True)
         embedding = SIZE**0.5 * g.mean(1) / g.square().mean().sqrt()
-        into, out = model.l2f.attenuator[0], model.l2f.attenuator[2]
+        into, out = model.attenuator.mlp[0], model.attenuator.mlp[2]
         hidden = (into.weight @ embedding + into.bias).relu()
         gamma = torch.sigmoid(out.weight @ hidden + out.bias)[:, None]
     path = [weights]
@@ -159,7 +159,7 @@ def test_adaptation_vmapped_over_tasks_is_algorithm_1_task_by_task(method):
     with torch.no_grad():  # different step sizes for different entries
         model.latent_lr.mul_(torch.tensor([0.5, 1.0, 2.0, 3.0]))
         model.finetuning_lr.mul_(torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0]))
-    one = lambda task, noise: leo.adapt(model.params, model.l2f, 3, task, noise)  # noqa: E731
+    one = lambda task, noise: leo.adapt(model.params, model.attenuator, 3, task, noise)  # noqa: E731
     together = vmap(one)(tasks, noise)
     for i in range(len(tasks.support)):
         task, own = type(tasks)(*(part[i] for part in tasks)), Noise(*(part[i] for part in noise))
@@ -207,18 +207,18 @@ def test_the_meta_gradient_is_that_of_finite_differences(method):
     settings = dataclasses.replace(TINY, encoder_penalty=0.0)
 
     def objective():
-        outcome = leo.assess(model.params, model.l2f, 3, task, noise)
+        outcome = leo.assess(model.params, model.attenuator, 3, task, noise)
         return leo_experiment.meta_loss(outcome, model.params, settings)
 
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     gradients = dict(zip(parameters, torch.autograd.grad(objective(), parameters.values()), strict=True))
-    if model.l2f is not None:
-        seen, real = [], model.l2f.gamma
-        model.l2f.gamma = lambda g: (
-            seen.append(embed([g["weights"]], model.l2f.owners.values(), "standardised")) or real(g)
+    if model.attenuator is not None:
+        seen, real = [], model.attenuator.factors
+        model.attenuator.factors = lambda g: (
+            seen.append(embed([g["weights"]], model.attenuator.owners.values(), "standardised")) or real(g)
         )
         objective()
-        model.l2f.gamma = lambda g: (model.l2f.attenuator(seen[0]).sigmoid(), None)
+        model.attenuator.factors = lambda g: (model.attenuator.mlp(seen[0]).sigmoid(), None)
     step = 1e-6
     for seed, (name, parameter) in enumerate(parameters.items()):
         direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -237,7 +237,7 @@ def test_gamma_1_is_leo():
     free = dataclasses.replace(TINY, attenuation=Attenuation(scope="filter", conditioning="none"))  # starts at 1
     model, tasks, noise = instance(free)
     assess = lambda l2f: vmap(lambda t, n: leo.assess(model.params, l2f, 3, t, n))(tasks, noise)  # noqa: E731
-    with_l2f, alone = assess(model.l2f), assess(None)
+    with_l2f, alone = assess(model.attenuator), assess(None)
     assert with_l2f.gamma.tolist() == [[1.0] * 3] * 4
     for name in ("query_loss", "accuracy", "kl", "penalty"):
         torch.testing.assert_close(getattr(with_l2f, name), getattr(alone, name))
@@ -246,8 +246,8 @@ def test_gamma_1_is_leo():
 def test_the_shift_of_an_affine_transform_is_added_to_every_decoding():
     settings = dataclasses.replace(TINY, attenuation=Attenuation(scope="network", transform="affine"))
     model, tasks, noise = instance(settings)
-    model.l2f.gamma = lambda g: (torch.zeros(1).double(), torch.full((1,), 2.0).double())
-    adapted = leo.adapt(model.params, model.l2f, 3, first(tasks), first(noise))
+    model.attenuator.factors = lambda g: (torch.zeros(1).double(), torch.full((1,), 2.0).double())
+    adapted = leo.adapt(model.params, model.attenuator, 3, first(tasks), first(noise))
     assert adapted.weights[1:3].tolist() == [[[2.0] * SIZE] * 3] * 2  # 0·w + 2
     assert adapted.weights[0].tolist() != [[2.0] * SIZE] * 3  # before adaptation nothing is forgotten
 
@@ -255,7 +255,7 @@ def test_the_shift_of_an_affine_transform_is_added_to_every_decoding():
 @pytest.mark.parametrize(("scope", "differs"), [("tensor", False), ("filter", True)])
 def test_gamma_depends_on_the_task_when_every_class_has_its_own(scope, differs):
     model, tasks, noise = instance(dataclasses.replace(TINY, attenuation=Attenuation(scope=scope)))
-    gamma = vmap(lambda t, n: leo.adapt(model.params, model.l2f, 3, t, n).gamma)(tasks, noise)
+    gamma = vmap(lambda t, n: leo.adapt(model.params, model.attenuator, 3, t, n).gamma)(tasks, noise)
     assert (gamma.std(0).max().item() > 1e-4) == differs
 
 
@@ -263,7 +263,7 @@ def test_gammas_spread_is_over_tasks_and_not_over_classes():
     free = dataclasses.replace(TINY, attenuation=Attenuation(scope="filter", conditioning="none"))
     experiment = LEOExperiment(splits(), free)
     with torch.no_grad():
-        experiment.model.l2f.free.copy_(torch.tensor([0.25, 0.5, 0.75]))
+        experiment.model.attenuator.free.copy_(torch.tensor([0.25, 0.5, 0.75]))
     metrics = experiment.iterate(1)
     assert metrics["gamma/weights/mean"] == pytest.approx(0.5)
     assert metrics["gamma/weights/std"] == pytest.approx(0.0, abs=1e-6)

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from metarl_l2f.core import Attenuation
+from metarl_l2f.core.attenuation import Attenuation
 from metarl_l2f.supervised.leo import experiment as leo_experiment
-from metarl_l2f.supervised.leo.experiment import LEO, PUBLISHED, LEOExperiment, LEOSettings, draw_noise
+from metarl_l2f.supervised.leo.experiment import (
+    LEO,
+    PUBLISHED,
+    LEOExperiment,
+    LEOSettings,
+    draw_noise,
+    renamed_since_0_1,
+)
 from metarl_l2f.training import checkpoint
 from metarl_l2f.training.checkpoint import CheckpointError
 
@@ -40,10 +47,12 @@ def test_leos_parameters_are_its_three_networks_and_step_sizes():
     assert model.finetuning_lr.tolist() == pytest.approx([0.1] * SIZE)
 
 
-def test_the_classifier_that_l2f_is_built_on_is_not_learned():
-    experiment = LEOExperiment(splits(), TINY)
-    experiment.iterate(1)
-    assert not experiment.model.l2f.network["weights"].any()
+def test_states_of_version_0_1_get_the_names_of_this_one():
+    state = LEO(SIZE, TINY).state_dict()
+    older = {name.replace("attenuator.mlp.", "l2f.attenuator."): value for name, value in state.items()}
+    older |= {"l2f.network.weights": torch.zeros(3, SIZE), "l2f.step_sizes": torch.zeros(1, 1)}
+    assert "l2f.attenuator.0.weight" in older
+    assert renamed_since_0_1(older).keys() == state.keys() == renamed_since_0_1(state).keys()
 
 
 def test_dropout_keeps_a_part_and_scales_it_up():
@@ -95,7 +104,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, method):
 
 def test_a_checkpoint_of_another_method_or_embedding_is_refused():
     state = LEOExperiment(splits(), TINY).state_dict()
-    with pytest.raises(CheckpointError, match=r"l2f\.attenuator\.0\.bias is \(3,\), expected none"):
+    with pytest.raises(CheckpointError, match=r"attenuator\.mlp\.0\.bias is \(3,\), expected none"):
         LEOExperiment(splits(), dataclasses.replace(TINY, method="leo")).load_state_dict(state)
     with pytest.raises(CheckpointError, match=r"encoder is \(5, 4\), expected \(7, 4\)"):
         LEOExperiment(splits(size=7), TINY).load_state_dict(state)

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from metarl_l2f.core import Attenuation, InnerLoop
+from metarl_l2f.core.attenuation import Attenuation
+from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.parallel import devices
 from metarl_l2f.parallel.devices import Recorded
 from metarl_l2f.parallel.trees import mapped, moved, tensors_of
@@ -186,7 +187,7 @@ def test_reinforcement_learning_there_is_that_of_the_cpu():
 @pytest.mark.gpu
 def test_a_policy_adapted_there_plays_here():
     experiment = navigation(cuda())
-    found = experiment.meta.inspect(experiment.validation_rollouts()[0])
+    found = experiment.adaptation.inspect(experiment.validation_rollouts()[0])
     assert all(value.device == CPU for value in tensors_of(found)) and found.metrics()["landscape/smoothness"] > 0
     adapted = experiment.adapt(task=experiment.held_out_tasks(1, 1)[0], episodes=3)
     assert dataclasses.is_dataclass(adapted.policy) and adapted.policy([0.0, 0.0]).shape == (2,)

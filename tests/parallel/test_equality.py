@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from metarl_l2f.core import Attenuation, InnerLoop
+from metarl_l2f.core.attenuation import Attenuation
+from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.rl.experiment import MetaRL
 from metarl_l2f.rl.settings import MetaRLSettings, PolicyNetwork
 from metarl_l2f.rl.trpo import TrustRegion

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.func import grad
 from torch.nn import functional as F
 
-from ...core import L2F, Params, attenuate
+from ...core.attenuation import Attenuator, attenuate
+from ...core.parameters import Params
 from ..episodes import Task
 
 
@@ -156,23 +157,23 @@ def regulariser(params: Params, l2: float, orthogonality: float) -> Tensor:
     return 0.5 * l2 * squares + orthogonality * deviation.square().mean()
 
 
-def forgetting(l2f: L2F | None, gradient: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def forgetting(attenuator: Attenuator | None, gradient: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """How L2F attenuates this task's classifier, w̄ = γ w (L2F, Eqs. 3 and 4); LEO alone keeps it as it is.
 
     Args:
-        l2f: whose network has one parameter, `weights` (N, D).
+        attenuator: attenuates one tensor, `weights` (N, D); None for LEO alone.
         gradient: (N, D), of the support loss at the weights decoded from the first codes.
     Returns:
         The attenuation of any decoded weights, and γ (L,).
     """
-    if l2f is None:
+    if attenuator is None:
         return lambda weights: weights, gradient.new_zeros(0)
-    gamma, delta = l2f.gamma({"weights": gradient})
-    factors, shifts = l2f.spread(gamma), None if delta is None else l2f.spread(delta)
+    gamma, delta = attenuator.factors({"weights": gradient})
+    factors, shifts = attenuator.spread(gamma), None if delta is None else attenuator.spread(delta)
     return lambda weights: attenuate({"weights": weights}, factors, shifts)["weights"], gamma
 
 
-def adapt(params: Params, l2f: L2F | None, ways: int, task: Task, noise: Noise) -> Adapted:
+def adapt(params: Params, attenuator: Attenuator | None, ways: int, task: Task, noise: Noise) -> Adapted:
     """Encode, decode, k latent steps, f fine-tuning steps, on the support set alone.
 
     z ← z − α ∇_z L^tr(w(z)), decoding after every step, and then w ← w − α′ ∇_w L^tr(w); learned α (H,), α′ (D,).
@@ -184,7 +185,7 @@ def adapt(params: Params, l2f: L2F | None, ways: int, task: Task, noise: Noise) 
 
     Args:
         params: as in `encode` and `decode`, with `latent_lr` (H,) and `finetuning_lr` (D,).
-        l2f: attenuates the classifier; None for LEO alone.
+        attenuator: attenuates the classifier; None for LEO alone.
         ways: N.
         task: its support (S, D) and support targets (S,).
         noise: its first axes say how many steps, k and f.
@@ -194,7 +195,7 @@ def adapt(params: Params, l2f: L2F | None, ways: int, task: Task, noise: Noise) 
     codes = encode(params, support[0], targets, ways)
     first = latent = sample(codes, noise.latent)
     decoded = sample(decode(params, first), noise.weights[0])
-    forget, gamma = forgetting(l2f, grad(support_loss)(decoded, support[1], targets))
+    forget, gamma = forgetting(attenuator, grad(support_loss)(decoded, support[1], targets))
 
     def latent_loss(latent: Tensor, step: int) -> Tensor:
         weights = sample(decode(params, latent), noise.weights[step])
@@ -225,9 +226,9 @@ class Outcome(NamedTuple):
     """(L,), L2F's attenuation; (0,) for LEO alone."""
 
 
-def assess(params: Params, l2f: L2F | None, ways: int, task: Task, noise: Noise) -> Outcome:
+def assess(params: Params, attenuator: Attenuator | None, ways: int, task: Task, noise: Noise) -> Outcome:
     """Adapt to the support set, and judge on the query set: the terms of one task's objective."""
-    adapted = adapt(params, l2f, ways, task, noise)
+    adapted = adapt(params, attenuator, ways, task, noise)
     logits = (noise.query * task.query) @ adapted.weights.transpose(1, 2)  # (1 + k + f, Q, N)
     return Outcome(
         F.cross_entropy(logits[-1], task.query_targets),

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from ...checks import check_finite, check_numbers
-from ...core import L2F, Attenuation, Params
+from ...core import learner
+from ...core.attenuation import Attenuation, Attenuator
+from ...core.parameters import Params
 from ...parallel.ranks import Group
 from ...parallel.shards import Share
 from ...parallel.trees import rows_of
@@ -137,15 +139,13 @@ class LEO(nn.Module):
         self.decoder = glorot(latent_size, 2 * size)
         self.latent_lr = nn.Parameter(torch.full((latent_size,), s.latent_lr))
         self.finetuning_lr = nn.Parameter(torch.full((size,), s.finetuning_lr))
-        # Every task decodes its own classifier: of this one, L2F needs the name and shape only.
-        classifier = nn.ParameterDict({"weights": nn.Parameter(torch.zeros(s.ways, size))})
-        self.l2f = L2F(classifier, s.attenuation, generator=random) if s.method == "l2f" else None
-        classifier.requires_grad_(False)
+        shapes = {"weights": torch.Size([s.ways, size])}
+        self.attenuator = Attenuator(shapes, s.attenuation, generator=random) if s.method == "l2f" else None
 
     @property
     def params(self) -> Params:
         """LEO's own parameters, by name."""
-        return {name: p for name, p in self.named_parameters() if not name.startswith("l2f.")}
+        return {name: p for name, p in self.named_parameters() if not name.startswith("attenuator.")}
 
 
 def draw_noise(settings: LEOSettings, size: int, random: np.random.Generator) -> Noise:
@@ -188,13 +188,23 @@ def clip(gradient: Tensor, bound: float) -> Tensor:
     return cut * (bound / cut.norm()).clamp_max(1)
 
 
+def renamed_since_0_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a `LEO` from a checkpoint of version 0.1, which kept φ in a learner of its own, `l2f`.
+
+    Args:
+        state: the state of this version or of 0.1; that of this version is returned as it is.
+    """
+    gone = ("l2f.network.weights", "l2f.step_sizes")
+    kept = {name.removeprefix("l2f."): value for name, value in state.items() if name not in gone}
+    return learner.renamed_since_0_1(kept)
+
+
 class LEOExperiment:
     """Meta-trains LEO, or LEO + L2F, on the tasks of an embedded data set.
 
     Args:
         data: by split, as `load_embeddings` reads it.
         settings: everything that changes the numbers.
-        device: where to compute.
         group: the processes that share every batch of training tasks; by default this one alone.
     Raises:
         ValueError: a split has too few classes, or too few embeddings of one.
@@ -204,7 +214,6 @@ class LEOExperiment:
         self,
         data: Mapping[Split, Embeddings],
         settings: LEOSettings | None = None,
-        device: torch.device | str = "cpu",
         group: Group | None = None,
     ) -> None:
         self.settings = s = settings or LEOSettings()
@@ -212,11 +221,10 @@ class LEOExperiment:
         self.share.warn_of_idle("make tasks_per_batch larger")
         for split, embeddings in data.items():
             s.shape.check(embeddings, split)
-        self.device = torch.device(device)
-        self.data = {split: replace(part, vectors=part.vectors.to(device)) for split, part in data.items()}
+        self.data = dict(data)
         self.size = self.data["train"].vectors.shape[1]
-        self.model = LEO(self.size, s).to(device)
-        self.optimiser = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=s.lr)
+        self.model = LEO(self.size, s)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=s.lr)
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One step of Adam on a batch of training tasks; returns its metrics."""
@@ -224,7 +232,7 @@ class LEOExperiment:
         drawn = self._draw("train", generator(s.seed, Stream.TASKS, iteration), s.tasks_per_batch)
         noises = draw_noise(s, self.size, generator(s.seed, Stream.DATA, iteration))
         tasks, noise = rows_of((drawn, noises), self.share.rows)
-        outcome = self._assess(tasks, Noise(*(part.to(self.device) for part in noise)), 0)
+        outcome = self._assess(tasks, noise, 0)
         loss = meta_loss(outcome, self.model.params, s)
         means = {
             "loss": loss.detach(),
@@ -274,7 +282,7 @@ class LEOExperiment:
         Raises:
             CheckpointError: the state belongs to other embeddings, settings or another method.
         """
-        load_into(self.model, state.get("model", {}), "embeddings, settings or another method")
+        load_into(self.model, renamed_since_0_1(state.get("model", {})), "embeddings, settings or another method")
         self.optimiser.load_state_dict(state["optimiser"])
 
     def close(self) -> None:
@@ -284,8 +292,8 @@ class LEOExperiment:
         return draw_tasks(self.data[split], self.settings.shape, random, number)
 
     def _assess(self, tasks: Task, noise: Noise, noise_axis: int | None) -> Outcome:
-        params, l2f, ways = self.model.params, self.model.l2f, self.settings.ways
-        one = partial(assess, params, l2f, ways)
+        params, attenuator, ways = self.model.params, self.model.attenuator, self.settings.ways
+        one = partial(assess, params, attenuator, ways)
         return vmap(one, in_dims=(0, noise_axis))(tasks, noise)
 
     def _update(self, loss: Tensor) -> float:
@@ -303,18 +311,17 @@ class LEOExperiment:
 
     @torch.no_grad()
     def _accuracies(self, split: Split, random: np.random.Generator, number: int) -> Tensor:
-        noise = Noise(*(part.to(self.device) for part in no_noise(self.settings)))
-        parts = []
+        noise, parts = no_noise(self.settings), []
         for done in range(0, number, TASKS_AT_ONCE):
             tasks = self._draw(split, random, min(TASKS_AT_ONCE, number - done))
             parts.append(self._assess(tasks, noise, None).accuracy)
-        return torch.cat(parts).cpu()
+        return torch.cat(parts)
 
     def _gammas(self, gamma: Tensor) -> dict[str, float]:
         """Mean of γ, and its standard deviation over tasks."""
-        if self.model.l2f is None:
+        if self.model.attenuator is None:
             return {}
-        entries = self.model.l2f.gammas_by_tensor(gamma)["weights"]
+        entries = self.model.attenuator.by_tensor(gamma)["weights"]
         spread = entries.std(0, unbiased=False).mean()
         return {"gamma/weights/mean": entries.mean().item(), "gamma/weights/std": spread.item()}
 

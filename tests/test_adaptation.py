@@ -1,7 +1,8 @@
-"""The meta-update against finite differences, plain loops over tasks, and known limits, in float64."""
+"""Adaptation and the trust-region update, against finite differences, plain loops over tasks, and known limits."""
 
 import itertools
 import math
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from metarl_l2f.core import L2F, Attenuation, InnerLoop, embed
-from metarl_l2f.networks.policies import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy
+from metarl_l2f.core.attenuation import Attenuation, embed
+from metarl_l2f.core.learner import MetaLearner, meta_learner
+from metarl_l2f.core.update_rules import InnerLoop
+from metarl_l2f.networks.policies import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy, detached
+from metarl_l2f.parallel.shards import Share
+from metarl_l2f.rl.adaptation import Adaptation, MetaData, PolicyGradient, policy_loss, surrogate_loss
 from metarl_l2f.rl.episodes import Batch
-from metarl_l2f.rl.meta_trpo import MetaData, MetaTRPO, PolicyGradient, policy_loss, surrogate_loss
 from metarl_l2f.rl.sampling import Sampler
-from metarl_l2f.rl.trpo import TrustRegion
+from metarl_l2f.rl.trpo import MetaSurrogate, TrustRegion, TrustRegionUpdate
 from metarl_l2f.rl.vectorise import vectorise
 
 NAVIGATION = "metarl_l2f/Navigation2D-v0"
@@ -47,25 +51,46 @@ def new_policy(discrete, generator):
     return policy
 
 
+class Meta(NamedTuple):
+    """All that a meta-iteration consists of."""
+
+    learner: MetaLearner
+    sampler: Sampler
+    adaptation: Adaptation
+    outer: TrustRegionUpdate
+
+    def surrogate(self, data):
+        return MetaSurrogate(self.adaptation, data, Share(TASKS))
+
+
 def build(attenuation=None, inner=None, gradient=None, region=None, threads=1, std=True, seed=0, discrete=False):
     """A tiny policy on navigation, in float32 as trained."""
-    generator = torch.Generator().manual_seed(seed)
-    learner = L2F(
+    generator, gradient = torch.Generator().manual_seed(seed), gradient or PolicyGradient()
+    learner = meta_learner(
         new_policy(discrete, generator),
         attenuation,
         inner or InnerLoop(inner_lr=0.05),
+        gradient_at_init=gradient.inner_data == "gradient_at_init",
         attenuated=lambda name: std or name != "log_std",
         logarithmic=[] if discrete else ["log_std"],
         generator=generator,
     )
     envs = vectorise(Compass if discrete else NAVIGATION, TASKS * EPISODES)
     sampler = Sampler(envs, TASKS, EPISODES, HORIZON)
-    return MetaTRPO(learner, sampler, gradient or PolicyGradient(), region or TrustRegion(fisher_fraction=1.0), threads)
+    outer = TrustRegionUpdate(region or TrustRegion(fisher_fraction=1.0))
+    return Meta(learner, sampler, Adaptation(learner, gradient, threads), outer)
 
 
 def collected(meta, steps=1, seed=0):
     goals = meta.sampler.sample_tasks(TASKS, np.random.default_rng(seed))
-    return meta.collect(goals, generators(seed), steps)
+    return meta.adaptation.collect(meta.sampler, goals, generators(seed), steps)
+
+
+def adapted(meta, data):
+    """One task: the parameters that its data lead to."""
+    steps = len(data.inner)
+    path, _ = meta.learner.trajectory(meta.adaptation.loss, data.first, lambda number, _: data.inner[number], steps)
+    return path[-1]
 
 
 def in_double(data):
@@ -109,7 +134,7 @@ VARIANTS = {
 def problem(options):
     """A learner and data in float64, moved off the data's own parameters so that ratios and KL are not trivial."""
     meta = build(**options)
-    data = in_double(collected(meta, meta.learner.inner.inner_steps).data)
+    data = in_double(collected(meta, meta.learner.rule.steps).data)
     meta.learner.double()
     return meta, data
 
@@ -141,19 +166,19 @@ class Loop:
 
         self.calls = 0
         with self.monkeypatch.context() as patch:
-            patch.setattr("metarl_l2f.core.embed", lambda *arguments: self.hold(embed(*arguments)))
-            patch.setattr("metarl_l2f.rl.meta_trpo.policy_loss", held_loss)
+            patch.setattr("metarl_l2f.core.attenuation.embed", lambda *arguments: self.hold(embed(*arguments)))
+            patch.setattr("metarl_l2f.rl.adaptation.policy_loss", held_loss)
             with torch.no_grad():
-                return [self.meta.policies(task_of(self.data, number)) for number in range(TASKS)]
+                return [self.meta.adaptation.policies(task_of(self.data, number)) for number in range(TASKS)]
 
 
 def perturbed(meta, direction, by):
-    moved = parameters_to_vector(meta.learner.parameters()).detach() + by * direction
-    vector_to_parameters(moved, meta.learner.parameters())
+    moved = parameters_to_vector(meta.learner.meta_parameters()).detach() + by * direction
+    vector_to_parameters(moved, meta.learner.meta_parameters())
 
 
 def direction_of(meta, seed=3):
-    size = sum(p.numel() for p in meta.learner.parameters())
+    size = sum(p.numel() for p in meta.learner.meta_parameters())
     direction = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return direction / direction.norm()
 
@@ -161,14 +186,14 @@ def direction_of(meta, seed=3):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_meta_gradient_agrees_with_finite_differences_of_a_plain_loop(name, monkeypatch):
     meta, data = problem(VARIANTS[name])
-    before, gradient, old = meta.surrogate(data)
+    before, gradient, old = meta.surrogate(data).gradient()
     loop = Loop(meta, data, monkeypatch)
 
     def looped():
         total = 0.0
         for number, policies in enumerate(loop.policies()):
             olds = [policy._make(values[number] for values in policy) for policy in old]
-            total += float(meta.objective(policies, olds, task_of(data, number)))
+            total += float(meta.adaptation.objective(policies, olds, task_of(data, number)))
         return total / TASKS
 
     assert looped() == pytest.approx(before, abs=1e-12)
@@ -185,7 +210,7 @@ def test_meta_gradient_agrees_with_finite_differences_of_a_plain_loop(name, monk
 @pytest.mark.parametrize("name", VARIANTS)
 def test_curvature_product_is_the_second_derivative_of_the_kl(name, monkeypatch):
     meta, data = problem(VARIANTS[name])
-    _, _, old = meta.surrogate(data)
+    _, _, old = meta.surrogate(data).gradient()
     loop = Loop(meta, data, monkeypatch)
 
     def kl():
@@ -198,7 +223,7 @@ def test_curvature_product_is_the_second_derivative_of_the_kl(name, monkeypatch)
         return total / TASKS
 
     assert kl() == pytest.approx(0.0, abs=1e-12)
-    product = meta.curvature(data)
+    product = meta.surrogate(data).curvature()
     first, second = direction_of(meta, 3), direction_of(meta, 4)
     # the KL and its gradient vanish here, so ½ h² uᵀFu is its leading term; polarisation gives uᵀFv
     forms = {}
@@ -222,11 +247,11 @@ def test_embedding_agrees_with_finite_differences_of_the_loss():
     meta, data = problem({"attenuation": Attenuation(embedding="raw"), "gradient": gradient})
     learner, task = meta.learner, task_of(data, 2).first
     theta = {name: p.detach().clone() for name, p in learner.theta.items()}
-    gradients = learner.gradients(meta.loss(task), theta)
-    embedding = embed([gradients[name] for name in learner.attenuated_names], learner.owners.values(), "raw")
-    for entry, name in enumerate(learner.attenuated_names):
+    gradients = learner.gradients(meta.adaptation.loss(task), theta)
+    embedding = embed([gradients[name] for name in learner.attenuator.names], learner.attenuator.owners.values(), "raw")
+    for entry, name in enumerate(learner.attenuator.names):
         # the mean of a tensor's gradient is the loss's slope along all its scalars together, over their number
-        moved = [meta.loss(task)(theta | {name: theta[name] + step}).item() for step in (1e-5, -1e-5)]
+        moved = [meta.adaptation.loss(task)(theta | {name: theta[name] + step}).item() for step in (1e-5, -1e-5)]
         slope = (moved[0] - moved[1]) / 2e-5 / theta[name].numel()
         assert embedding[entry].item() == pytest.approx(slope, rel=1e-6, abs=1e-10)
 
@@ -234,9 +259,9 @@ def test_embedding_agrees_with_finite_differences_of_the_loss():
 def test_both_estimators_have_the_policy_gradient_as_first_derivative():
     meta, data = problem({})
     task = task_of(data, 0).first
-    parameters = dict(meta.policy.named_parameters())
+    parameters = dict(meta.adaptation.policy.named_parameters())
     gradients = [
-        torch.autograd.grad(policy_loss(meta.policy, task, estimator, parameters), list(parameters.values()))
+        torch.autograd.grad(policy_loss(meta.adaptation.policy, task, estimator, parameters), list(parameters.values()))
         for estimator in ("reinforce", "lvc")
     ]
     for ours, theirs in zip(*gradients, strict=True):
@@ -254,8 +279,11 @@ def test_lvc_has_the_likelihood_ratios_second_derivative_and_log_prob_has_not():
     batch = Batch(one[:, None], 3 * one[:, None], one, one)  # a = 3
 
     def gradient_through_inner_step(estimator):
-        learner = L2F(Holder(), None, InnerLoop(inner_lr=0.1)).double()
-        params, _ = learner.adapt([lambda p: policy_loss(Direct(), batch, estimator, p)])
+        learner = meta_learner(Holder(), None, InnerLoop(inner_lr=0.1)).double()
+        path, _ = learner.trajectory(
+            lambda data, step: lambda p: policy_loss(Direct(), data, estimator, p), batch, lambda *_: batch, 1
+        )
+        params = path[-1]
         # θ' = m + 0.1·(a − m), dθ'/dm = 1 + 0.1 · d²(A-weighted term)/dm²
         return torch.autograd.grad(params["mean"].sum(), [learner.network.mean])[0].item()
 
@@ -273,37 +301,35 @@ def test_gamma_of_one_gives_mamls_update():
     free = build(Attenuation(conditioning="none", transform="scale"))  # starts at γ = 1
     data = collected(maml).data
     theta = sum(p.numel() for p in maml.learner.parameters())
-    before, gradient, _ = maml.surrogate(data)
-    ours, free_gradient, _ = free.surrogate(data)
+    before, gradient, _ = maml.surrogate(data).gradient()
+    ours, free_gradient, _ = free.surrogate(data).gradient()
     assert ours == before
     assert torch.equal(dict_of(free, free_gradient), gradient[:theta])
 
 
 def dict_of(meta, gradient):
     """The part of a flat gradient that belongs to the initialisation."""
-    sizes = [p.numel() for p in meta.learner.parameters()]
-    pieces = gradient.split(sizes)
-    names = [name for name, _ in meta.learner.named_parameters()]
-    return torch.cat([piece for name, piece in zip(names, pieces, strict=True) if name.startswith("network.")])
+    parameters, theta = meta.learner.meta_parameters(), set(meta.learner.theta.values())
+    pieces = gradient.split([p.numel() for p in parameters])
+    return torch.cat([piece for p, piece in zip(parameters, pieces, strict=True) if p in theta])
 
 
 def test_adapted_policies_act_with_their_own_standard_deviation():
     # As many tasks as episodes, so that swapping the two axes would go unnoticed by shapes alone.
     meta = build(Attenuation(initial_gamma=0.5, scope="tensor"))
     sampler = Sampler(vectorise(NAVIGATION, 9), 3, 3, HORIZON)
-    meta.sampler = sampler
     with torch.no_grad():
-        meta.learner.attenuator[2].weight.mul_(20)  # γ that differ clearly from task to task
+        meta.learner.attenuator.mlp[2].weight.mul_(20)  # γ that differ clearly from task to task
     goals = sampler.sample_tasks(3, np.random.default_rng(0))
-    rollouts = meta.collect(goals, generators(0, 3), 1)
+    rollouts = meta.adaptation.collect(sampler, goals, generators(0, 3), 1)
     first, post = rollouts.data.first, rollouts.data.post
     for task, generator in enumerate(generators(0, 3)(1)):
         one = Batch(*(values[task] for values in first))
-        params, _ = meta.learner.adapt([meta.loss(one)], gradient_at_init=True)
+        params = adapted(meta, MetaData(one, (one,), one))
         generator.integers(2**31, size=3)  # the environments' seeds come first
         noise = torch.from_numpy(generator.standard_normal((HORIZON, 3, 2), dtype=np.float32)).transpose(0, 1)
         observations = post.observations[task].reshape(3, HORIZON, 2)
-        expected = meta.policy(params, observations).sample(noise).detach()
+        expected = meta.adaptation.policy(params, observations).sample(noise).detach()
         actions = post.actions[task].reshape(3, HORIZON, 2)
         happened = (post.weights[task].reshape(3, HORIZON) > 0)[..., None]
         torch.testing.assert_close(actions, expected * happened, rtol=1e-4, atol=1e-5)
@@ -315,8 +341,7 @@ def test_rollouts_hand_back_the_parameters_that_acted_last(attenuation):
     rollouts = collected(meta, steps=2)
     for task in range(TASKS):
         data = task_of(rollouts.data, task)
-        losses = [meta.loss(batch) for batch in data.inner]
-        expected, _ = meta.learner.adapt(losses, meta.loss(data.first), meta.gradient_at_init)
+        expected = adapted(meta, data)
         ours = {name: values[task] for name, values in rollouts.params[-1].items()}
         torch.testing.assert_close(ours, {name: p.detach() for name, p in expected.items()}, rtol=1e-4, atol=1e-5)
 
@@ -336,7 +361,7 @@ def test_threads_do_not_change_a_digit(options):
     for threads in (1, 2, 3):
         meta = build(threads=threads, **options)
         for seed in range(2):
-            meta.update(collected(meta, seed=seed).data)
+            meta.outer.update(meta.adaptation, collected(meta, seed=seed))
         results.append(parameters_to_vector(meta.learner.parameters()).detach())
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -345,31 +370,33 @@ def test_threads_do_not_change_a_digit(options):
 @pytest.mark.parametrize("discrete", [False, True])
 def test_an_update_lowers_the_surrogate_within_the_bound(discrete):
     meta = build(Attenuation(), discrete=discrete)
-    data = collected(meta).data
-    before, _, old = meta.surrogate(data)
-    log = meta.update(data)
+    rollouts = collected(meta)
+    data = rollouts.data
+    before, _, old = meta.surrogate(data).gradient()
+    log = meta.outer.step(meta.adaptation, rollouts)
     assert log.accepted
-    after, kl = meta.surrogate_and_kl(data, old)
+    after, kl = meta.surrogate(data).value_and_kl(old)
     assert (after, kl) == (log.surrogate_after, log.kl)
     assert after < before
-    assert 0 < kl <= meta.region.max_kl
+    assert 0 < kl <= meta.outer.region.max_kl
 
 
 def test_a_rejected_update_changes_nothing():
     meta = build(Attenuation())
-    data = collected(meta).data
-    broken = data._replace(post=data.post._replace(advantages=data.post.advantages * math.nan))
+    rollouts = collected(meta)
+    post = rollouts.data.post
+    broken = rollouts.data._replace(post=post._replace(advantages=post.advantages * math.nan))
     before = parameters_to_vector(meta.learner.parameters()).clone()
-    log = meta.update(broken)
-    assert not log.accepted
-    assert "not finite" in log.reason
+    made = meta.outer.update(meta.adaptation, rollouts._replace(data=broken))
+    assert "not finite" in made.rejected and made.metrics["line_search/accepted"] == 0.0
     assert torch.equal(parameters_to_vector(meta.learner.parameters()), before)
 
 
 def test_curvature_on_a_share_uses_the_first_episodes_with_weights_that_sum_to_one():
     half = build(region=TrustRegion(fisher_fraction=0.5))  # 2 of 3 episodes
     full = build(region=TrustRegion(fisher_fraction=1.0))
-    data = collected(full).data
+    rollouts = collected(full)
+    data = rollouts.data
 
     def cut(batch):
         kept = Batch(*(values[:, : 2 * HORIZON] for values in batch))
@@ -377,7 +404,8 @@ def test_curvature_on_a_share_uses_the_first_episodes_with_weights_that_sum_to_o
 
     shorter = MetaData(cut(data.first), tuple(map(cut, data.inner)), cut(data.post))
     direction = direction_of(full)
-    ours, expected = half.curvature(data)(direction), full.curvature(shorter)(direction)
+    ours = half.outer.curvature(half.adaptation, rollouts)(direction)
+    expected = full.surrogate(shorter).curvature()(direction)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -393,7 +421,7 @@ def test_curvature_on_a_share_uses_the_first_episodes_with_weights_that_sum_to_o
 def test_env_steps_count_every_simulated_episode(inner_data, attenuation, phases):
     meta = build(attenuation, gradient=PolicyGradient(inner_data=inner_data))
     far = np.full((TASKS, 2), 9.0)  # no episode arrives early
-    rollouts = meta.collect(far, generators(), 1)
+    rollouts = meta.adaptation.collect(meta.sampler, far, generators(), 1)
     assert rollouts.env_steps == phases * TASKS * EPISODES * HORIZON
     assert len(rollouts.episodes) == 2
 
@@ -422,10 +450,9 @@ def test_bad_policy_gradient_options_are_refused(options, message):
 
 
 def test_a_network_that_is_no_policy_is_refused():
-    meta = build()
-    learner = L2F(torch.nn.Linear(2, 2))
+    learner = meta_learner(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="a GaussianPolicy or a CategoricalPolicy, got Linear"):
-        MetaTRPO(learner, meta.sampler, PolicyGradient(), TrustRegion())
+        Adaptation(learner, PolicyGradient())
 
 
 def test_threads_must_be_positive():
@@ -442,9 +469,9 @@ def test_threads_must_be_positive():
 )
 def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(name):
     meta = build(**VARIANTS[name])
-    learner, steps = meta.learner, meta.learner.inner.inner_steps
+    learner, steps = meta.learner, meta.learner.rule.steps
     rollouts = collected(meta, steps)
-    found = meta.inspect(rollouts)
+    found = meta.adaptation.inspect(rollouts)
     metrics = found.metrics()
     assert all(math.isfinite(value) for value in metrics.values()) and metrics["landscape/loss_range"] > 0
     theta = {name: p.detach() for name, p in learner.theta.items()}
@@ -452,18 +479,44 @@ def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(name):
         data = task_of(rollouts.data, number)
         start = {name: values[number] for name, values in rollouts.start.params.items()}
         adapted = {name: values[number] for name, values in rollouts.params[-1].items()}
-        gradient = torch.func.grad(meta.loss(data.first))
-        before, after = gradient(theta), torch.func.grad(meta.loss(data.post))(adapted)
+        gradient = torch.func.grad(meta.adaptation.loss(data.first))
+        before, after = gradient(theta), torch.func.grad(meta.adaptation.loss(data.post))(adapted)
         flat = [torch.cat([one[n].flatten() for n in theta]).double() for one in (before, after)]
         cosine = float(flat[0] @ flat[1] / flat[0].norm() / flat[1].norm())
         assert float(found.cosine["network"][number]) == pytest.approx(cosine, abs=1e-5)
         # A step further along the inner step: the ratio's loss where twice the step leads.
-        direction = before if meta.gradient_at_init else torch.func.grad(meta.loss(data.inner[0]))(start)
-        there = {n: p - 2 * learner.alpha(0)[n] * direction[n] for n, p in start.items()}
-        old = meta.policy(theta, data.first.observations)
-        loss = surrogate_loss(meta.policy(there, data.first.observations), old, data.first)
+        direction = (
+            before
+            if meta.learner.first_gradient_is_known
+            else torch.func.grad(meta.adaptation.loss(data.inner[0]))(start)
+        )
+        there = {n: p - 2 * learner.rule.alpha(0)[n] * direction[n] for n, p in start.items()}
+        old = meta.adaptation.policy(theta, data.first.observations)
+        loss = surrogate_loss(meta.adaptation.policy(there, data.first.observations), old, data.first)
         assert float(found.landscape.losses[number, 3]) == pytest.approx(float(loss.detach()), abs=1e-5)
-    assert found.gamma.keys() == set(learner.attenuated_names)
+    assert found.gamma.keys() == set(learner.attenuator.names if learner.attenuator else [])
+
+
+@pytest.mark.parametrize("name", ["MAML", "L2F, gradient at θ̄", "L2F, filters, initial return"])
+def test_meta_conflict_is_the_angle_between_one_tasks_meta_gradient_and_the_sum_of_all(name):
+    meta = build(**VARIANTS[name])
+    rollouts = collected(meta)
+    theta = list(meta.learner.theta.values())
+    meta_gradients = []
+    for number in range(TASKS):
+        data = task_of(rollouts.data, number)
+        policies = meta.adaptation.policies(data)
+        loss = meta.adaptation.objective(policies, [detached(policy) for policy in policies], data)
+        pieces = torch.autograd.grad(loss, theta)
+        meta_gradients.append(torch.cat([piece.flatten() for piece in pieces]).double())
+    # The sum over tasks is what the trust region starts from.
+    _, gradient, _ = meta.surrogate(rollouts.data).gradient()
+    torch.testing.assert_close(torch.stack(meta_gradients).mean(0), dict_of(meta, gradient), rtol=1e-4, atol=1e-6)
+    whole = sum(meta_gradients)
+    found = meta.adaptation.inspect(rollouts).meta_conflict["network"]
+    for number, one in enumerate(meta_gradients):
+        cosine = float(one @ whole / one.norm() / whole.norm())
+        assert float(found[number]) == pytest.approx(math.acos(cosine), abs=1e-4)
 
 
 # ---- frozen parameters --------------------------------------------------------------------------------------------
@@ -474,14 +527,16 @@ def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(name):
 def test_an_update_leaves_frozen_parameters_alone(attenuation, frozen):
     network = new_policy(False, torch.Generator().manual_seed(0))
     network.get_parameter(frozen).requires_grad_(False)
-    learner = L2F(network, attenuation, InnerLoop(inner_lr=0.05, learn_inner_lr=True), logarithmic=["log_std"])
+    inner = InnerLoop(inner_lr=0.05, learn_inner_lr=True)
+    learner = meta_learner(network, attenuation, inner, logarithmic=["log_std"], gradient_at_init=True)
     sampler = Sampler(vectorise(NAVIGATION, TASKS * EPISODES), TASKS, EPISODES, HORIZON)
-    meta = MetaTRPO(learner, sampler, PolicyGradient(), TrustRegion(fisher_fraction=1.0))
+    outer = TrustRegionUpdate(TrustRegion(fisher_fraction=1.0))
+    meta = Meta(learner, sampler, Adaptation(learner, PolicyGradient()), outer)
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     rollouts = collected(meta)
     assert torch.equal(rollouts.params[-1][frozen][0], before[f"network.{frozen}"])  # not adapted
-    assert meta.update(rollouts.data).accepted
+    assert not meta.outer.update(meta.adaptation, rollouts).rejected
     moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
     assert f"network.{frozen}" not in moved and "network.mean.layers.1.weight" in moved
-    assert learner.step_sizes.shape == (1, 4)  # five parameters, one of them frozen
-    meta.inspect(rollouts)
+    assert learner.rule.step_sizes.shape == (1, 4)  # five parameters, one of them frozen
+    meta.adaptation.inspect(rollouts)
