@@ -34,7 +34,7 @@ def test_means_intervals_and_paired_differences_by_hand(tmp_path):
         ("landscape_at_end", "landscape/loss_range", "L2F", 1, "the loss ranges over {} (MAML"),
         ("landscape_at_end", "landscape/loss_range", "L2F − MAML", 2, "paired +{}) and"),
         ("landscape_at_end", "landscape/gradient_change_range", "L2F − MAML", 0, "paired +{}); the largest"),
-        ("landscape_at_end", "landscape/smoothness", "L2F − MAML", 0, "paired +{}. This is σ"),
+        ("landscape_at_end", "landscape/smoothness", "L2F − MAML", 0, "paired +{}. The reason is σ"),
         ("scores_by_step", "return after 1", "L2F", 1, "{} against −10.7"),
     ],
 )
