@@ -312,7 +312,7 @@ def test_tasks_get_different_gammas_when_conditioned_and_the_same_when_not():
     [
         (lambda: Attenuation(scope="everything"), "scope must be one of 'network'"),
         (lambda: Attenuation(initial_gamma=1.0), r"initial γ must lie in \(0, 1\), got 1.0"),
-        (lambda: InnerLoop(inner_steps=0), "inner_steps must be a positive number of inner gradient steps, got 0"),
+        (lambda: InnerLoop(inner_steps=0), "inner_steps must be a whole number of gradient steps, 1 or more, got 0"),
         (lambda: InnerLoop(inner_lr=float("nan")), "inner_lr must be positive and finite, got nan"),
         (lambda: meta_learner(Two(), adapted=lambda n: False), "adapted selects none of the network's parameters"),
         (lambda: meta_learner(Two(), logarithmic=["third"]), "logarithmic names no parameter.*third"),

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_numbers
+from ..checks import check_choice, check_count, check_numbers
 from .parameters import Params, Shapes
 
 StepSizeScope = Literal["tensor", "weight"]
@@ -31,8 +31,7 @@ class InnerLoop:
     """Treat inner gradients as constants in the meta-gradient (first-order MAML)."""
 
     def __post_init__(self) -> None:
-        if self.inner_steps < 1:
-            raise ValueError(f"inner_steps must be a positive number of inner gradient steps, got {self.inner_steps}")
+        check_count("inner_steps", self.inner_steps, unit="gradient steps")
         check_choice("inner_lr_scope", self.inner_lr_scope, StepSizeScope)
         check_numbers(self, "(0, inf)", "inner_lr", "later_lr_factor")
 

@@ -246,7 +246,8 @@ class Adaptation:
             loss = self.loss(data.inner[0])
             gradients = start.gradients if learner.first_gradient_is_known else learner.gradients(loss, start.params)
             after = learner.gradients(self.loss(data.post), adapted, learner.differentiated)
-            direction = {name: size * gradients[name] for name, size in learner.rule.alpha(0).items()}  # type: ignore[operator]
+            stepped = learner.rule(start.params, gradients, 0)
+            direction = {name: start.params[name] - stepped[name] for name in learner.rule.names}
             played = self.policy(theta, data.first.observations)
 
             def around(params: Params) -> Tensor:  # The LVC loss has the value 0 at every point; this one has not.
