@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl_l2f.core.parameters import layer_of
-from metarl_l2f.envs.goals import SpeedGoals
+from metarl_l2f.core import layer_of
+from metarl_l2f.envs import domain_of
 from metarl_l2f.envs.navigation import MAX_STEP
 from metarl_l2f.launchers import cheetah_dir, navigation, rand_params, sinusoid, viewer
 from metarl_l2f.runs import film, reinforcement, serving, viewing
@@ -168,14 +168,8 @@ def test_directions_have_numbers_but_no_paths(cheetah):
 
 
 def test_speeds_may_lie_half_the_trained_range_outside_it():
-    class Speed(SpeedGoals):
-        observation_space = action_space = start = None
-
-    domain = Speed(min_speed=1.0, max_speed=3.0)
-    envs = type("Envs", (), {"domain": domain, "unwrapped": property(lambda self: self)})()
-    experiment = type("Experiment", (), {})()
-    experiment.env, experiment.sampler = "Speed-v0", type("Sampler", (), {"envs": envs})
-    tasks = viewing.tasks_of(experiment)
+    domain = domain_of("metarl_l2f/HalfCheetahVel-v0", min_speed=1.0, max_speed=3.0)
+    tasks = viewing.tasks_of(domain, "HalfCheetahVel-v0")
     assert (tasks.kind, tasks.trained, tasks.accepted) == ("speed", (1.0, 3.0), (0.0, 4.0))
     assert tasks.checked([0]) == (0.0,)
 

@@ -16,17 +16,15 @@ import numpy as np
 
 from ..core.parameters import Params
 from ..diagnostics import conflict_by_task
-from ..envs.base import TaskKind
+from ..envs.base import Domain, TaskKind
 from ..methods import label_of
 from ..reports.paths import walked
 from ..reports.video import save, side_by_side
 from ..rl.adaptation import Rollouts
-from ..rl.experiment import MetaRL
 from ..training.config import command
 from ..training.seeding import Stream, generator
 from .command_line import USER_ERRORS
 from .film import LAST_FRAME_SECONDS, USUAL_FPS, chosen_task, film, filmable, in_words
-from .load import read_config
 from .reinforcement import load_policy, mean_returns
 
 Format = Literal["mp4", "gif"]
@@ -90,19 +88,21 @@ class Tasks:
         return tuple(map(float, numbers))
 
 
-def tasks_of(experiment: MetaRL) -> Tasks:
-    """The tasks that questions about an experiment may name.
+def tasks_of(domain: Domain, environment: str) -> Tasks:
+    """The tasks of a domain that questions may name.
 
+    Args:
+        domain: the environment's domain.
+        environment: its id, for the error.
     Raises:
-        ValueError: the viewer does not know how to show its tasks.
+        ValueError: pictures do not show this domain's tasks, and neither does the viewer.
     """
-    domain = getattr(experiment.sampler.envs.unwrapped, "domain", None)
-    if domain is not None and domain.task_kind is not None:
-        return Tasks(domain.task_kind, domain.task_names, domain.task_bounds)
-    raise ValueError(
-        f"the viewer shows goals on the plane, directions and speeds, not tasks of {experiment.env}; films are made "
-        f"of any environment: {command('play', 'RUN')}"
-    )
+    if domain.task_kind is None:
+        raise ValueError(
+            f"the viewer shows goals on the plane, directions and speeds, not tasks of {environment}; films are made "
+            f"of any environment: {command('play', 'RUN')}"
+        )
+    return Tasks(domain.task_kind, domain.task_names, domain.task_bounds)
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ class ViewedRun:
     """
 
     def __init__(self, folder: Path, checkpoint: str = "best", threads: int = 1) -> None:
-        _, self.experiment = load_policy(folder, checkpoint, threads)
-        self.folder, self.environment = folder, read_config(folder)["environment"]
+        self.options, self.experiment = load_policy(folder, checkpoint, threads)
+        self.folder, self.environment = folder, self.options.environment()
         self.gradients: Params | None = None
 
     def meet_training_tasks(self) -> None:
@@ -259,7 +259,7 @@ class Viewer:
                     f"and {other.folder} on {_told(other.environment)}; view them one by one"
                 )
         self.runs = list(runs)
-        self.tasks = tasks_of(first.experiment)
+        self.tasks = tasks_of(first.options.domain, str(first.experiment.env))
         self.seed = first.experiment.settings.seed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="viewer")
         self._closed = False
@@ -371,6 +371,6 @@ class Viewer:
             run.experiment.close()
 
 
-def _told(environment: Mapping[str, Any]) -> str:
-    arguments = ", ".join(f"{name}={value}" for name, value in environment["arguments"].items())
-    return f"{environment['id']} ({arguments})"
+def _told(environment: tuple[str, Mapping[str, Any]]) -> str:
+    env, arguments = environment
+    return f"{env} ({', '.join(f'{name}={value}' for name, value in arguments.items())})"
