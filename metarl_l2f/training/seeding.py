@@ -16,7 +16,10 @@ KEY_BYTES = 8
 
 
 class Stream(enum.IntEnum):
-    """What random numbers are for; streams of one seed are independent. A value, once used, keeps its meaning."""
+    """What random numbers are for; streams of one seed are independent.
+
+    A value, once given, keeps its meaning: 3, 7 and 8 are spent.
+    """
 
     INIT = 0
     """Initial parameters of networks."""
@@ -24,18 +27,12 @@ class Stream(enum.IntEnum):
     """Which tasks a meta-batch holds."""
     POLICY = 2
     """Actions sampled from a policy."""
-    RESET = 3
-    """Initial states of environments."""
     VALIDATION = 4
     """Everything about validation during training."""
     EVALUATION = 5
     """Everything about evaluation after training, on held-out tasks."""
     DATA = 6
     """Samples of a supervised task: the support and query of an episode, label noise."""
-    DYNAMICS = 7
-    """Noise inside an environment's own dynamics, after its reset."""
-    SUBSAMPLE = 8
-    """Subsets of data already collected, such as the episodes of a Fisher product."""
     LAYERS = 9
     """What a network's random layers, such as dropout, draw for a task."""
 
