@@ -31,10 +31,9 @@ class ImageClassification(NetworkOptions):
     """Meta-train a classifier that learns N new classes from K images of each.
 
     Without flags this is L2F, with γ read off normalised gradients from 0.9, on Glyphs, letters of many scripts that
-    come with the package, 5-way 1-shot. First-order
-    MAML is --method maml --first-order; Meta-SGD --method maml --learn-inner-lr --inner-lr-scope weight; ANIL
-    --adapt head; MAML++ --learn-inner-lr --per-step-norm --multi-step-iterations 5000
-    --first-order-iterations 2000 --inner-steps 5
+    come with the package, 5-way 1-shot. First-order MAML is --method maml --first-order; Meta-SGD --method maml
+    --learn-inner-lr --inner-lr-scope weight; ANIL --adapt head; MAML++ --learn-inner-lr --per-step-norm
+    --multi-step-iterations 5000 --first-order-iterations 2000 --inner-steps 5
 
     --method NAME alone sets the method's own best known constants, which further flags override: l2f (the default),
     maml, or l2f-paper (one γ per tensor from 0.5, read off raw gradients).

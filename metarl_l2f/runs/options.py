@@ -108,7 +108,7 @@ class RunOptions:
         *of_report,
     )
     retired: ClassVar[tuple[str, ...]] = ()
-    """Options of runs of earlier versions that changed no number, and are read over."""
+    """Options that runs of earlier versions stored and that changed no number; they are ignored."""
     evaluated_with: ClassVar[tuple[str, ...]] = ()
     """Those of `episodes`, `steps` and `later_lr_factor` that evaluate.py may choose."""
     inspectable: ClassVar[bool] = False
