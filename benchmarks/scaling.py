@@ -73,7 +73,7 @@ class Counted:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """One rank's part: what rank 0 alone and all ranks took for each iteration; of every time the slowest rank's."""
+    """One rank's part: seconds of rank 0 alone and of all ranks for each iteration; each time is the slowest rank's."""
     quiet_machine()
     with join(600.0) as group:
         counted = Counted(group)

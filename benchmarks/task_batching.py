@@ -55,7 +55,7 @@ class Options:
 
 
 def build(options: Options, batching: Batching, chunk: int, threads: int, compiled: bool) -> MetaSupervised:
-    """One way of doing it."""
+    """An experiment that batches its tasks in one of the ways."""
     how: dict[str, Any] = {
         "batching": batching,
         "task_chunk": chunk,

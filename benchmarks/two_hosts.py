@@ -119,7 +119,7 @@ def complaints(folder: Path, node: int) -> list[str]:
 
 
 def job(folder: Path, options: Options, restarts: int, cut: float | None) -> dict[str, object]:
-    """One job, with the link cut for some seconds, for good (infinity), or never (None); what came of it."""
+    """Run one job, with the link cut for some seconds, for good (infinity), or never (None); returns its outcome."""
     link("up")
     nodes = [start(node, folder, options, restarts) for node in range(2)]
     begin, pulled = time.monotonic(), None

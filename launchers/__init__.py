@@ -1,1 +1,1 @@
-"""Programs: one file each, read from top to bottom; only these parse command lines and print."""
+"""Programs: one file each, read from top to bottom; nothing imports them; what they share is in `runs/`."""

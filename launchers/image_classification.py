@@ -77,7 +77,7 @@ class ImageClassification(NetworkOptions):
 
     @property
     def keep_best(self) -> int:
-        """Models that validation keeps."""
+        """The number of best models that validation keeps."""
         return 3 if self.protocol == "official" else 1
 
     def problem(self) -> ImageProblem:
@@ -106,7 +106,7 @@ class ImageClassification(NetworkOptions):
         return scores, protocol
 
     def notes(self, evaluation: Evaluation) -> str:
-        """Under the official protocol, its ±: the standard deviation of single answers, right or wrong."""
+        """The ± of the official protocol, if chosen: the standard deviation of single answers, right or wrong."""
         if self.protocol != "official":
             return ""
         accuracy = float(evaluation.scores[:, -1].mean())
@@ -117,7 +117,7 @@ class ImageClassification(NetworkOptions):
         )
 
     def pictures(self, experiment: MetaSupervised, width: float | None = None) -> dict[str, Figure]:
-        """One held-out episode: what it learns from, and what it makes of new images."""
+        """One held-out episode: the images that it learns from, and how it classifies new ones."""
         random = generator(self.settings.seed, Stream.EVALUATION)
         task = experiment.problem.sample("test", random, 1)
         _, _, outputs = experiment.meta_loss.evaluate(task, self.settings.inner.inner_steps)

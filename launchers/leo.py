@@ -67,7 +67,7 @@ class LEORun(RunOptions):
         return LEOExperiment(load_embeddings(self.embeddings), settings, group=group)
 
     def resolved(self) -> LEOSettings:
-        """The settings, with the published numbers where they were asked for."""
+        """The settings, with the published numbers if `published` names them."""
         if self.published is None:
             return self.settings
         case = (self.published, self.settings.shots)

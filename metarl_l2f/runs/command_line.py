@@ -1,4 +1,4 @@
-"""Command lines: read into options, and answered with one clear error where they cannot be."""
+"""Command lines are read into options; an error ends a program with one clear line."""
 
 import dataclasses
 import itertools
@@ -97,7 +97,7 @@ def parse(default: Options, arguments: list[str] | None = None, group: Group | N
 
 
 def changed(before: RunOptions, now: RunOptions) -> list[str]:
-    """Options that differ, though they may not in one run."""
+    """The options that differ, but must not within one run."""
     old, new = to_json(before), to_json(now)
     return sorted(name for name in old if old[name] != new[name] and name not in now.may_change_on_resume)
 

@@ -33,7 +33,7 @@ context.free()
 
 
 def chosen_task(experiment: MetaRL, numbers: Sequence[float] | None, seed: int) -> Any:
-    """The task that numbers of the command line stand for; without them, a held-out one.
+    """The task that is given by numbers of the command line; without numbers, a held-out one.
 
     Raises:
         ValueError: the environment's tasks are of other numbers, or of none.
@@ -58,7 +58,7 @@ def chosen_task(experiment: MetaRL, numbers: Sequence[float] | None, seed: int) 
 
 
 def in_words(task: Any, env: gymnasium.Env) -> str:
-    """A task with its meaning, if the environment tells it: "goal: (0.3, −0.2)"."""
+    """A task in words, with its meaning where the environment has a domain: "goal: (0.3, −0.2)"."""
     array = np.asarray(task)
     if array.dtype.kind in "iuf":
         numbers = [minus(_short(number)) for number in array.ravel()]

@@ -47,7 +47,7 @@ def inspector(options: RunOptions, experiment: Any, group: Group) -> Callable[[M
 
 
 def warns_once() -> Callable[[Iterable[str | None]], None]:
-    """A function that logs warnings, each of them once however often it comes."""
+    """A function that logs warnings, each of them only once."""
     told: set[str] = set()
 
     def warn(sentences: Iterable[str | None]) -> None:

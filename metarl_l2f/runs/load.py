@@ -52,7 +52,7 @@ def kind_of(run: Path) -> type[RunOptions]:
 
 
 def checked_kind(run: Path, expected: type[Kind]) -> type[Kind]:
-    """`kind_of` a run that must be of a certain kind.
+    """`kind_of` a run, which must be a certain kind or derive from it.
 
     Raises:
         ValueError: it is of another.

@@ -32,7 +32,7 @@ HEADERS = {
 
 
 def application(viewer: Viewer, token: str | None = None) -> Flask:
-    """The page, and the answers to its questions; whatever is wrong comes back as {"error": why}.
+    """The page, and the answers to its questions; errors come back as {"error": the reason}.
 
     Args:
         viewer: answers.
@@ -114,7 +114,7 @@ def _refusal(status: int, message: str) -> tuple[Response, int]:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host's name or address means this machine to itself, whoever is asked."""
+    """Whether a host's name or address is that of the loopback interface."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -71,7 +71,7 @@ class Tasks:
         return low - margin, high + margin
 
     def checked(self, numbers: Any) -> tuple[float, ...]:
-        """A task from outside.
+        """Check a task that came from outside.
 
         Raises:
             Refused: it is none of these.
@@ -120,7 +120,7 @@ class Question:
 
 
 def question(content: Any, tasks: Tasks, seed: int) -> Question:
-    """A question from outside; `seed` where it names none.
+    """Check a question that came from outside; `seed` is its seed where it names none.
 
     Raises:
         Refused: something in it is missing, unknown or out of range; says what is accepted.
@@ -228,7 +228,7 @@ class ViewedRun:
 
 
 def _paths(rollouts: Rollouts) -> list[list[list[list[float]]]]:
-    """Before adaptation and after each step, of some episodes, every position (x, y)."""
+    """Every position (x, y) of some episodes, before adaptation and after each step."""
     return [
         [
             walked(batch, 0, episode).astype(float).round(DECIMALS).tolist()
@@ -239,7 +239,7 @@ def _paths(rollouts: Rollouts) -> list[list[list[list[float]]]]:
 
 
 class Viewer:
-    """One run, or two side by side. Whoever asks from whatever thread, one answer is worked on at a time.
+    """One run, or two side by side. Any thread may ask; one answer is computed at a time.
 
     All work is done in one thread of its own: experiments share environments between calls, and OpenGL belongs to the
     thread that opened it.
