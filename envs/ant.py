@@ -24,7 +24,7 @@ CONTROL_COST = 0.005  # Cost per squared control; the model's controls run from 
 SURVIVAL_BONUS = 0.05  # Reward for every time step.
 SPEED_BONUS = 1.0  # Added to −|v − v*|, so that an early end does not pay.
 LOWEST, HIGHEST = 0.2, 1.0  # The episode goes on while the torso's height in m is between these.
-X, Z = 0, 2  # Columns of qpos that hold the torso's place, in m.
+Z = 2  # Column of qpos that holds the torso's height, in m.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,6 @@ class Ant(Body):
     @property
     def speed_column(self) -> int:
         return 15 if self.positions else 13
-
-    def forward_speed(self, before: State, after: State) -> np.ndarray:
-        """Compute the torso's mean speed along x over one time step: (...), m/s."""
-        return (after.qpos[..., X] - before.qpos[..., X]) / self.time_step
 
     def fallen(self, state: State) -> np.ndarray:
         """Tell whether the torso's height is outside of [0.2, 1] m, (...) bool."""

@@ -45,10 +45,6 @@ class HalfCheetah(Body):
     def speed_column(self) -> int:
         return 8
 
-    def forward_speed(self, before: State, after: State) -> np.ndarray:
-        """Compute the torso's mean speed along the track over one time step: (...), m/s."""
-        return (after.qpos[..., ROOT_X] - before.qpos[..., ROOT_X]) / self.time_step
-
     @cached_property
     def _skeleton(self) -> "Skeleton":
         return Skeleton(self.model)

@@ -139,6 +139,10 @@ class Body(Domain):
             task: (..., *task_shape).
         """
 
+    def forward_speed(self, before: "State", after: "State") -> np.ndarray:
+        """Compute the root's mean speed along x over one time step: (...), m/s."""
+        return (after.qpos[..., 0] - before.qpos[..., 0]) / self.time_step
+
     def fallen(self, state: "State") -> np.ndarray:
         """Tell whether the episode ends in a state, (...) bool. By default it never does."""
         return np.zeros(state.qpos.shape[:-1], bool)

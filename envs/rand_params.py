@@ -26,7 +26,7 @@ from .mujoco_batch import Body, State
 CONTROL_COST = 0.001  # Cost per squared control; the models' controls run from −1 to 1.
 SURVIVAL_BONUS = 1.0  # Reward for every time step that does not end in a fall.
 FASTEST_SEEN = 10.0  # Observed velocities are clipped to ± this, in m/s and rad/s.
-ROOT_X, ROOT_Z, ROOT_ANGLE = 0, 1, 2  # Columns of qpos: place along the track in m, height in m, angle in radians.
+ROOT_Z, ROOT_ANGLE = 1, 2  # Columns of qpos: height in m, angle in radians.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +104,8 @@ class RandomDynamics(Body):
 
     def reward(self, before: State, after: State, control: np.ndarray, task: np.ndarray) -> np.ndarray:
         """Compute v + 1 (unless fallen) − 0.001 |a|², (...); v is the torso's mean speed over the time step in m/s."""
-        forward_speed = (after.qpos[..., ROOT_X] - before.qpos[..., ROOT_X]) / self.time_step
         survival = np.where(self.fallen(after), 0.0, SURVIVAL_BONUS)
-        return forward_speed + survival - CONTROL_COST * np.square(control).sum(-1)
+        return self.forward_speed(before, after) + survival - CONTROL_COST * np.square(control).sum(-1)
 
     @property
     def _sections(self) -> tuple[int, int, int]:

@@ -1,9 +1,9 @@
-"""Methods by name: what pictures call them. Their constants are in rl/settings.py and supervised/settings.py."""
+"""Labels of methods in pictures. The constants of methods are in rl/settings.py and supervised/settings.py."""
 
 LABELS = {"maml-two-sigmas": "MAML, two sigmas", "l2f-paper": "L2F as published"}
-"""Of methods whose name in capitals would not do."""
+"""Labels that are not the method's name in capitals."""
 
 
 def label_of(method: str) -> str:
-    """A method's name as titles and legends write it, such as MAML for maml."""
+    """Return the label of a method in titles and legends, such as MAML for maml."""
     return LABELS.get(method, method.upper())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import check_choice, check_count
 from ..core.parameters import Params
-from .policies import affine
+from .policies import affine, start_xavier
 
 Pooling = Literal["max", "stride"]
 LEAKY_SLOPE = 0.01  # The slope of the official Conv4's rectifiers below 0.
@@ -156,7 +156,7 @@ class Conv4(ImageClassifier):
             self.blocks.append(block)
         self.feature_size = filters * places
         self.head = nn.Linear(self.feature_size, classes)
-        _start_xavier(self, generator)
+        start_xavier(self, generator)
 
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
         """Map images (n, C, H, W) to features (n, feature_size), with parameters after `step` inner steps."""
@@ -213,7 +213,7 @@ class ResNet12(ImageClassifier):
             self.blocks.append(block)
         self.feature_size = widths[-1]
         self.head = nn.Linear(self.feature_size, classes)
-        _start_xavier(self, generator)
+        start_xavier(self, generator)
 
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
         """Map images (n, C, H, W) to features (n, feature_size), with parameters after `step` inner steps."""
@@ -227,11 +227,3 @@ class ResNet12(ImageClassifier):
                 images = F.relu(images if layer < 2 else images + straight)
             images = images if pool is None else F.max_pool2d(images, 2, padding=pool)
         return images.mean((2, 3))
-
-
-def _start_xavier(network: nn.Module, generator: torch.Generator | None) -> None:
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

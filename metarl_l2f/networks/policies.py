@@ -167,11 +167,8 @@ class MLP(nn.Module):
             check_count("every layer size", size)
         self.sizes, self.activation_name = tuple(sizes), activation
         self.activation = tanh if activation == "tanh" else torch.relu
-        layers = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
-        for layer in layers:
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-            nn.init.zeros_(layer.bias)
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes))
+        start_xavier(self, generator)
 
     def forward(self, params: Params, inputs: Tensor, prefix: str = "") -> Tensor:
         """Map inputs (..., sizes[0]) to outputs (..., sizes[-1]), or (N, S, ·) with parameters stacked over N tasks."""
@@ -182,6 +179,20 @@ class MLP(nn.Module):
             if number < last:
                 inputs = self.activation(inputs)
         return inputs
+
+
+def start_xavier(network: nn.Module, generator: torch.Generator | None) -> None:
+    """Set the weights of linear and convolutional layers to Xavier uniform values, and their biases to 0.
+
+    Args:
+        network: the module that holds the layers.
+        generator: the source of random numbers; None stands for torch's global one.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,24 +1,30 @@
 """Linear feature baseline (Duan et al. 2016): a ridge regression of returns on simple features, one fit per task.
 
-Of observations with more than LARGEST_OBSERVATION numbers, pictures for example, it reads the time alone: the system of
-equations would take O² numbers, and with more features than samples the fit would repeat every return, so that no
-advantage were left to learn from.
+For observations with more than LARGEST_OBSERVATION numbers, such as pictures, time is the only feature: otherwise the
+system of equations would take O² numbers, and with more features than samples the fit would equal every return, so that
+all advantages were 0.
 """
 
 import torch
 from torch import Tensor
 
 RIDGE = 1e-9
-"""Weight of the ridge term relative to each feature's own scale."""
+"""The weight of the ridge term, relative to each feature's own scale."""
 
 LARGEST_OBSERVATION = 1000
-"""Numbers O of an observation up to which the baseline reads it."""
+"""The largest length O of observations that are used as features."""
 
 
 def features(observations: Tensor, mask: Tensor) -> Tensor:
-    """[o, o², τ, τ², τ³, 1] with τ = t / 100, in float64, 0 where no step happened: (..., T, 2O + 4).
+    """Compute the features [o, o², τ, τ², τ³, 1], with τ = t / 100.
 
-    Of large observations (O > LARGEST_OBSERVATION) only [τ, τ², τ³, 1]: (..., T, 4).
+    For large observations (O > LARGEST_OBSERVATION) they are [τ, τ², τ³, 1] only.
+
+    Args:
+        observations: (..., T, O).
+        mask: (..., T), 1 where the step happened, else 0.
+    Returns:
+        (..., T, 2O + 4) or (..., T, 4) in float64, 0 where no step happened.
     """
     *leading, length, size = observations.shape
     steps = torch.arange(length, dtype=torch.float64, device=observations.device) / 100.0
@@ -30,17 +36,17 @@ def features(observations: Tensor, mask: Tensor) -> Tensor:
 
 
 def fit_values(observations: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """The baseline's prediction of every return, V = X w with w = argmin ‖X w − G‖² + ridge, per task.
+    """Predict every return by V = X w with w = argmin ‖X w − G‖² + ridge, fitted for each task.
 
-    The features are scaled to unit length first, so the ridge treats all alike and no unit of measure can make the
-    system singular.
+    Features are scaled to unit length first, so that the ridge has the same effect on all of them and no unit of
+    measure can make the system singular.
 
     Args:
         observations: (N, B, T, O).
         returns: (N, B, T).
-        mask: (N, B, T).
+        mask: (N, B, T), 1 where the step happened, else 0.
     Returns:
-        (N, B, T) in the dtype of `returns`, 0 where no step happened.
+        The predictions, (N, B, T) in the dtype of `returns`, 0 where no step happened.
     """
     x = features(observations, mask).flatten(1, 2)
     y = (returns * mask).flatten(1, 2).double().unsqueeze(-1)

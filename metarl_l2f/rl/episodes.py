@@ -1,4 +1,4 @@
-"""Episodes and what is computed from their rewards: returns, generalised advantages, and the batches losses read."""
+"""Episodes, their returns and generalised advantages, and the batches that losses are computed on."""
 
 from typing import NamedTuple
 
@@ -10,42 +10,42 @@ class Episodes(NamedTuple):
     """Rollouts of N tasks × B episodes × T steps; entries after an episode's end are 0."""
 
     observations: Tensor
-    """(N, B, T, O), as the policy reads them."""
+    """(N, B, T, O), the input of the policy."""
     actions: Tensor
-    """(N, B, T, A), as the policy drew them, before they are clipped to the action space."""
+    """(N, B, T, A), as drawn by the policy, before they are clipped to the action space."""
     rewards: Tensor
-    """(N, B, T)"""
+    """(N, B, T), rewards."""
     mask: Tensor
     """(N, B, T), 1 where the step happened, 0 after the episode's end."""
 
     def returns(self) -> Tensor:
-        """Undiscounted return of every episode: (N, B)."""
+        """Compute the undiscounted return of every episode, (N, B)."""
         return self.rewards.sum(-1)
 
     def steps(self) -> int:
-        """Environment steps that were simulated."""
+        """Count the environment steps that were simulated."""
         return int(self.mask.sum())
 
 
 class Batch(NamedTuple):
-    """What the losses read of one task's episodes (under vmap; stacked over tasks outside): S = B·T samples."""
+    """The S = B·T samples of one task's episodes that losses are computed on; stacked over tasks outside of `vmap`."""
 
     observations: Tensor
-    """(S, O)"""
+    """(S, O), observations."""
     actions: Tensor
-    """(S, A)"""
+    """(S, A), actions."""
     advantages: Tensor
-    """(S,)"""
+    """(S,), advantages."""
     weights: Tensor
-    """(S,), 1 / (number of steps that happened) where the step happened, else 0: each task's weights sum to 1."""
+    """(S,), 1 / (number of steps that happened) where the step happened, else 0; they sum to 1 for each task."""
 
 
 def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
-    """Return from every step on, G_t = r_t + discount · G_{t+1}.
+    """Compute the return from every step on, G_t = r_t + discount · G_{t+1}.
 
     Args:
         rewards: (..., T).
-        discount: in [0, 1].
+        discount: the discount factor, in [0, 1].
     Returns:
         (..., T).
     """
@@ -57,14 +57,15 @@ def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
 
 
 def generalised_advantages(rewards: Tensor, values: Tensor, discount: float, gae_lambda: float) -> Tensor:
-    """GAE (Schulman et al. 2016, Eq. 16): Σ_l (discount · λ)^l δ_{t+l}, δ_t = r_t + discount · V_{t+1} − V_t.
+    """Compute generalised advantages (Schulman et al. 2016, Eq. 16).
 
-    Episodes end at their horizon or before, with value 0 behind the last step.
+    They are Σ_l (discount · λ)^l δ_{t+l}, with δ_t = r_t + discount · V_{t+1} − V_t. The value after an episode's last
+    step is 0.
 
     Args:
         rewards: (..., T), 0 after the episode's end.
-        values: (..., T), the baseline's prediction, 0 after the episode's end.
-        discount: in [0, 1].
+        values: (..., T), the baseline's predictions, 0 after the episode's end.
+        discount: the discount factor, in [0, 1].
         gae_lambda: λ in [0, 1]; 1 gives returns minus values.
     Returns:
         (..., T).
@@ -74,7 +75,14 @@ def generalised_advantages(rewards: Tensor, values: Tensor, discount: float, gae
 
 
 def standardise(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over each task's steps that happened; (N, B, T), 0 elsewhere."""
+    """Scale values to mean 0 and standard deviation 1 over each task's steps that happened.
+
+    Args:
+        values: (N, B, T).
+        mask: (N, B, T), 1 where the step happened, else 0.
+    Returns:
+        (N, B, T), 0 where no step happened.
+    """
     count = mask.sum((-2, -1), keepdim=True)
     centred = (values - (values * mask).sum((-2, -1), keepdim=True) / count) * mask
     deviation = (centred.square().sum((-2, -1), keepdim=True) / count).sqrt()
@@ -82,7 +90,12 @@ def standardise(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def to_batch(episodes: Episodes, advantages: Tensor) -> Batch:
-    """Lay episodes (N, B, T, ·) out as samples (N, S, ·) with weights that average over steps that happened."""
+    """Turn episodes (N, B, T, ·) into samples (N, S, ·), with weights that average over the steps that happened.
+
+    Args:
+        episodes: the episodes.
+        advantages: (N, B, T).
+    """
     weights = episodes.mask / episodes.mask.sum((-2, -1), keepdim=True)
     return Batch(
         episodes.observations.flatten(1, 2),
