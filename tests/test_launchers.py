@@ -320,7 +320,7 @@ def test_a_bad_goal_range_is_one_clear_error(tmp_path, capsys):
 
 
 def test_iterations_must_be_positive(tmp_path, capsys):
-    assert "iterations must be 1 or more, got 0" in failing(
+    assert "iterations must be a whole number, 1 or more, got 0" in failing(
         capsys, *TINY, "--iterations", 0, "--log-dir", tmp_path / "run"
     )
 

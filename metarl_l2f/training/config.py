@@ -1,4 +1,4 @@
-"""What config.json holds: a run's options as plain JSON and back, and where its numbers come from."""
+"""The content of config.json: a run's options as plain JSON and back, and where its numbers come from."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ DESCRIBE = ["describe", "--always", "--dirty", "--abbrev=12"]
 
 
 def to_json(value: Any) -> Any:
-    """Nested dataclasses, tuples and paths → objects, lists and strings."""
+    """Convert nested dataclasses, tuples and paths to objects, lists and strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, list | tuple):
@@ -29,16 +29,15 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: Any, data: Any, name: str = "the options") -> Any:
-    """The inverse of `to_json`, guided by type annotations.
+    """Invert `to_json`, guided by type annotations; a missing key takes the field's default.
 
     Args:
         kind: a dataclass, or the annotation of one of its fields.
-        data: what json.load gave.
-        name: what errors call the data.
+        data: the value as json.load returned it.
+        name: the name of the value in errors.
 
     Raises:
-        ValueError: a key is no field of the dataclass, or a value is not of its kind; a missing key takes the field's
-            default.
+        ValueError: a key is no field of the dataclass, or a value is not of its kind.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -73,7 +72,7 @@ def _expect(name: str, data: Any, *kinds: type) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """The command, the versions, and the git commit of the working copy, where there is one."""
+    """Return the command, the versions, and the git commit of the working copy, where there is one."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -84,14 +83,14 @@ def provenance() -> dict[str, Any]:
 
 
 def command(launcher: str | None, *arguments: object) -> str:
-    """What to type, in a shell that has this folder and environment, to start a program of this package.
+    """Return the command that starts a program of this package, in a shell with this folder and environment.
 
     A launcher is named the way the running program was: `python launchers/NAME.py` beside a script, else
     `python -m metarl_l2f.launchers.NAME`, which works wherever the package is installed.
 
     Args:
-        launcher: its name, such as `navigation`; None for the running program itself.
-        arguments: of the program; they are quoted for the shell.
+        launcher: the program's name, such as `navigation`; None for the running program itself.
+        arguments: the program's arguments, which are quoted for the shell.
     """
     spec, script = getattr(sys.modules["__main__"], "__spec__", None), Path(sys.argv[0])
     if launcher is None:
@@ -127,7 +126,7 @@ def _git_commit() -> str | None:
 
 
 def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested options in one line each, named as in settings.inner.inner_lr; lists and None become their JSON."""
+    """Flatten nested options to names such as settings.inner.inner_lr; lists and None become their JSON."""
     lines: dict[str, bool | int | float | str] = {}
     for name, value in options.items():
         if isinstance(value, Mapping):

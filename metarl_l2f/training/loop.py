@@ -4,7 +4,7 @@ After each iteration the metrics line is written first, then best.pt, then check
 than checkpoint.pt accounts for, never less; a resumed run drops what is more and computes it again, bit for bit. The
 checkpoint before stays as previous.pt, from which a run goes on if checkpoint.pt was damaged.
 
-Of several ranks all iterate, validate and inspect, for they do so together; rank 0 alone reads and writes the folder.
+With several ranks, all of them iterate, validate and inspect together; rank 0 alone reads and writes the folder.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from typing import Any, Protocol, Self
 
 from tqdm import tqdm
 
+from ..checks import check_counts
 from ..parallel.ranks import Group, RankError, TogetherError
 from . import checkpoint
 from .files import write_atomically, writing
@@ -45,9 +46,9 @@ NOTHING_SHOWN = Shown({}, {}, {})
 
 
 class Experiment(Protocol):
-    """What `train` trains. All that `iterate` depends on is in the state and in the iteration's number.
+    """The interface of what `train` trains. `iterate` depends on nothing but the state and the iteration's number.
 
-    Random numbers therefore come from `seeding.generator`, keyed by the iteration, and from no generator that lives on.
+    Random numbers therefore come from `seeding.generator`, keyed by the iteration, and from no generator that is kept.
     """
 
     def iterate(self, iteration: int) -> dict[str, float]:
@@ -59,7 +60,7 @@ class Experiment(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue, as `checkpoint.save` takes it."""
+        """Return everything needed to continue, as `checkpoint.save` takes it."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -76,7 +77,7 @@ class Outcome:
     iteration: int
     """Iterations that are done now."""
     best: Best
-    """"iteration" and "value" of the best validation so far, whose state is in best.pt; None before the first one."""
+    """The "iteration" and "value" of the best validation so far, whose state is in best.pt; None before the first."""
     interrupted: int | None
     """The signal that asked to stop (SIGINT or SIGTERM), else None."""
 
@@ -86,7 +87,7 @@ def optional(what: str) -> Iterator[None]:
     """Go on after an error in here, which a warning names; but not without the other ranks.
 
     Args:
-        what: is done, for the warning, such as `the inspection after iteration 100`.
+        what: the name of what is done, for the warning, such as `the inspection after iteration 100`.
     """
     try:
         yield
@@ -123,13 +124,13 @@ def train(
     same iteration.
 
     Args:
-        experiment: what to train, freshly built from its configuration; on resume its state is loaded here.
+        experiment: the experiment, freshly built from its configuration; on resume its state is loaded here.
         directory: the run's folder, made if missing, for config.json, metrics.jsonl, TensorBoard events, checkpoint.pt,
             previous.pt and best.pt.
-        iterations: how many the run has in all, 1 or more; may be raised on resume.
-        config: everything that was resolved, JSON values only; a new run writes it to config.json, every run into its
+        iterations: the number of iterations that the run has in all, 1 or more; it may be raised on resume.
+        config: the resolved configuration, JSON values only; a new run writes it to config.json, every run into its
             checkpoints.
-        resume: continue the run in the folder, instead of starting one.
+        resume: whether to continue the run in the folder, instead of starting one.
         validate_every: validate after every so many iterations, and after the last.
         validation_key: the tag from `validate` that decides which iteration is best.
         progress_key: the tag from `iterate` that the progress bar shows.
@@ -137,9 +138,9 @@ def train(
         log_every: write a line of metrics after every so many iterations, their means, and with every validation.
         higher_is_better: whether the best validation is the highest (a return, an accuracy) or the lowest (an error).
         keep_best: with more than 1, keep the states of that many best validations too, each as best_ITERATION.pt.
-        inspect: looks at the experiment as it is, given the metrics of the iteration: further metrics, and what
-            TensorBoard shows. Like an iteration it must depend on nothing but the experiment's state. If it fails, a
-            warning says so, and training goes on.
+        inspect: a function that looks at the experiment as it is, given the metrics of the iteration, and returns
+            further metrics and what TensorBoard shows. Like an iteration it must depend on nothing but the
+            experiment's state. If it fails, a warning says so, and training goes on.
         inspect_every: inspect after every so many iterations.
         group: the processes that share the experiment; by default this one alone.
 
@@ -153,7 +154,8 @@ def train(
         CheckpointError: a checkpoint could not be written, or those to resume from are damaged.
         OSError: another file of the run could not be written; names it.
         RankError: other ranks cannot be reached, or came to another state.
-        ValueError: a count is not positive, or a tag is not among the metrics.
+        ValueError: a count is not a whole number of 1 or more, or a tag is not among the metrics.
+        TypeError: the configuration holds something else than JSON values.
     """
     plan = _Plan(
         *(iterations, validate_every, validation_key, progress_key, checkpoint_every, log_every),
@@ -205,9 +207,8 @@ class _Plan:
     inspect_every: int
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "validate_every", "checkpoint_every", "log_every", "keep_best", "inspect_every"):
-            if (count := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {count}")
+        positive = ("iterations", "validate_every", "checkpoint_every", "log_every", "keep_best", "inspect_every")
+        check_counts(self, 1, *positive)
 
 
 @dataclasses.dataclass

@@ -41,18 +41,18 @@ BOARD = {
         "smoothness": ["Multiline", [r"^landscape/smoothness$"]],
     },
 }
-"""What TensorBoard's tab of custom scalars shows: chapters of charts, each with the tags that it gathers."""
+"""The charts in TensorBoard's tab of custom scalars, by chapter, each with the tags that it gathers."""
 
 
 class Shown(NamedTuple):
-    """What a look at a run in training found, beyond the metrics of every iteration."""
+    """Results of an inspection during training, beyond the metrics of every iteration."""
 
     metrics: Mapping[str, SupportsFloat]
     """Further numbers of the iteration, by tag."""
     histograms: Mapping[str, np.ndarray]
-    """Many numbers by tag; TensorBoard only."""
+    """Arrays by tag, shown by TensorBoard alone."""
     pictures: Mapping[str, "Figure"]
-    """By tag; TensorBoard only."""
+    """Figures by tag, shown by TensorBoard alone."""
 
 
 class MetricsLog:
@@ -60,8 +60,8 @@ class MetricsLog:
 
     Args:
         directory: the run's folder, which exists.
-        resume_from: None for a new run, else the iteration to continue after: later lines and later TensorBoard points
-            are dropped, as their iterations are about to run again.
+        resume_from: None for a new run, else the iteration after which it continues: later lines and later points of
+            TensorBoard are dropped, because their iterations are about to run again.
 
     Raises:
         FileExistsError: the run is new, but the folder already has metrics.
@@ -88,7 +88,7 @@ class MetricsLog:
 
         Args:
             iteration: its number, from 1.
-            metrics: numbers by tag, in the order in which they are written; NaN and infinities become null in the JSON.
+            metrics: numbers by tag, written in their order; NaN and infinities become null in the JSON.
 
         Raises:
             TypeError: a metric is not a number.
@@ -152,12 +152,12 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def gap(lines: Sequence[Mapping[str, Any]], until: int, every: int) -> str | None:
-    """What a run's metrics lack, in words; None if they are whole.
+    """Describe which lines a run's metrics lack; None if they are whole.
 
     Args:
-        lines: as `read` returns them.
-        until: the iterations that are done.
-        every: so many iterations have a line at least.
+        lines: the lines, as `read` returns them.
+        until: the number of iterations that are done.
+        every: the number of iterations between two lines.
     """
     found = {line["iteration"] for line in lines}
     lacking = [iteration for iteration in range(every, until + 1, every) if iteration not in found]
