@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from metarl_l2f.checks import check_counts
 from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.reports.evaluation import Comparison, Evaluation
 from metarl_l2f.reports.page import write_report
@@ -54,10 +55,7 @@ class Options:
     def __post_init__(self) -> None:
         if (self.run is None) == (self.compare is None):
             raise ValueError("name one run, as in evaluate.py RUN, or two, as in evaluate.py --compare RUN_A RUN_B")
-        for name in ("tasks", "episodes", "steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
+        check_counts(self, 1, *(name for name in ("tasks", "episodes", "steps") if getattr(self, name) is not None))
 
 
 def evaluated(run: Path, options: Options, seed: int | None) -> Evaluation:

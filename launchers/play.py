@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from metarl_l2f.checks import check_count, check_number
 from metarl_l2f.methods import label_of
 from metarl_l2f.reports.video import checked_path, save, side_by_side
 from metarl_l2f.rl.experiment import MetaRL
@@ -51,11 +52,10 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("episodes", 1), ("size", SMALLEST_PANEL)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be {least} or more, got {value}")
-        if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise ValueError(f"fps must be a positive number, got {self.fps}")
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value, least)
+        if self.fps is not None:
+            check_number("fps", self.fps, "(0, inf)")
         folder = checked_path(self.video).parent
         if self.out is not None and not folder.is_dir():
             raise ValueError(f"out must lie in a folder that exists, got {self.out}; make {folder} first")

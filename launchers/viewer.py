@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from metarl_l2f.checks import check_count, check_number
 from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.runs.command_line import USER_ERRORS, fail, read_alone
 from metarl_l2f.runs.options import own_cores
@@ -46,10 +47,8 @@ class Options:
     """CPU threads; changes no number."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port < 2**16:
-            raise ValueError(f"port must lie between 0 and 65535, got {self.port}")
-        if self.threads < 1:
-            raise ValueError(f"threads must be 1 or more, got {self.threads}")
+        check_number("port", self.port, "[0, 65535]")
+        check_count("threads", self.threads)
 
 
 @as_program

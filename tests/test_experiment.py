@@ -282,7 +282,7 @@ def test_adapting_to_an_environment_with_other_spaces_is_refused():
 
 @pytest.mark.parametrize("name", ["steps", "episodes"])
 def test_adapting_takes_at_least_one_step_and_episode(name):
-    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, 1 or more, got 0"):
         doors().adapt(Doors, **{name: 0})
 
 
@@ -363,8 +363,8 @@ def test_a_checkpoint_of_another_shape_or_method_is_refused(other, named):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"horizon": 0}, "horizon must be a positive number of steps, got 0"),
-        ({"tasks_per_batch": -1}, "tasks_per_batch must be a positive number of tasks, got -1"),
+        ({"horizon": 0}, "horizon must be a whole number, 1 or more, got 0"),
+        ({"tasks_per_batch": -1}, "tasks_per_batch must be a whole number, 1 or more, got -1"),
         ({"method": "reptile"}, "method must be one of 'l2f', 'maml', .*got 'reptile'"),
     ],
 )

@@ -300,7 +300,7 @@ def test_evaluating_a_missing_run_says_so(tmp_path, capsys):
     ("flags", "named"),
     [
         (["--method", "reptile"], "--method"),
-        (["--horizon", "0"], "horizon must be a positive number of steps"),
+        (["--horizon", "0"], "horizon must be a whole number, 1 or more"),
         (["--tasks-per-batch", "x"], "--tasks-per-batch"),
         (["--nonsense"], "--nonsense"),
         (["--estimator", "magic"], "--estimator"),

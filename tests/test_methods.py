@@ -64,9 +64,9 @@ def test_an_unknown_method_is_refused_by_name(capsys):
     assert "maml-two-sigmas" in capsys.readouterr().err
     with pytest.raises(ValueError, match="'maml-two-sigmas', 'l2f-paper', got 'reptile'"):
         MetaRLSettings.for_domain("navigation", "reptile")
-    with pytest.raises(ValueError, match=r"domain must be one of navigation, .*got 'chess'"):
+    with pytest.raises(ValueError, match=r"domain must be one of 'navigation', .*got 'chess'"):
         MetaRLSettings.for_domain("chess", "maml")
-    with pytest.raises(ValueError, match=r"problem must be one of sinusoid, .*got 'chess'"):
+    with pytest.raises(ValueError, match=r"problem must be one of 'sinusoid', .*got 'chess'"):
         SupervisedSettings.for_problem("chess", "maml")
 
 

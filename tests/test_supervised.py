@@ -360,9 +360,9 @@ def test_a_checkpoint_of_another_network_is_refused():
         (lambda: MetaOptimiser(schedule="linear"), "schedule must be one of"),
         (lambda: MetaOptimiser(meta_lr=0.0), "meta_lr must be positive and finite, got 0.0"),
         (lambda: MetaOptimiser(clip=0.0), "clip must be positive"),
-        (lambda: MetaOptimiser(first_order_iterations=-1), "first_order_iterations must be 0 or more"),
+        (lambda: MetaOptimiser(first_order_iterations=-1), "first_order_iterations must be a whole number, 0 or more"),
         (lambda: SupervisedSettings(method="sgd"), "method must be one of"),
-        (lambda: SupervisedSettings(tasks_per_batch=0), "tasks_per_batch must be 1 or more"),
+        (lambda: SupervisedSettings(tasks_per_batch=0), "tasks_per_batch must be a whole number, 1 or more"),
         (lambda: InnerLoop(inner_lr_scope="row"), "inner_lr_scope must be one of"),
         (lambda: build("maml", batching="both"), "batching must be one of"),
         (

@@ -102,7 +102,7 @@ def test_numbers_that_are_not_finite_reject_the_step_and_say_why(gradient, produ
         ({"max_kl": 0.0}, "max_kl must be positive"),
         ({"fisher_fraction": 1.5}, r"fisher_fraction must lie in \(0, 1\], got 1.5"),
         ({"backtrack_ratio": 1.0}, r"backtrack_ratio must lie in \(0, 1\), got 1.0"),
-        ({"cg_iterations": 0}, "cg_iterations and backtracks must be positive"),
+        ({"cg_iterations": 0}, "cg_iterations must be a whole number, 1 or more, got 0"),
         ({"damping": math.nan}, "damping must be finite and not negative, got nan"),
     ],
 )

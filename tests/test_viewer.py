@@ -388,8 +388,8 @@ def test_a_port_in_use_is_named_with_the_way_out(runs, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--port", "70000"], "port must lie between 0 and 65535, got 70000"),
-        (["--threads", "0"], "threads must be 1 or more, got 0"),
+        (["--port", "70000"], "port must lie in [0, 65535], got 70000"),
+        (["--threads", "0"], "threads must be a whole number, 1 or more, got 0"),
         (["--host", "no.such.invalid"], "cannot serve on no.such.invalid, port 8000"),
     ],
 )

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from ..checks import check_count
 from ..training import metrics
 from ..training.metrics import Log
 from .evaluation import mean_interval
@@ -75,8 +76,8 @@ def learning_curve(
         raise ValueError("runs must name at least one run, got none; give folders that hold a metrics.jsonl")
     if labels is not None and len(labels) != len(runs):
         raise ValueError(f"labels must be one per run, got {len(labels)} for {len(runs)} runs; repeat it for each seed")
-    if window is not None and window < 1:
-        raise ValueError(f"window must be a positive number of iterations, got {window}")
+    if window is not None:
+        check_count("window", window, unit="iterations")
     names = _names(runs)
     logs = [_read(run, name, score) for run, name in zip(runs, names, strict=True)]
     x_key = "env_steps" if all("env_steps" in line for log in logs for line in log) else "iteration"

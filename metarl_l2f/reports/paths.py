@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
+from ..checks import check_count
 from ..envs.navigation import move
 from ..rl.episodes import Episodes
 from .style import COLOURS, INK, TEXT, finish_frame, step_title
@@ -49,8 +50,7 @@ def navigation_paths(
     shown = list(range(min(len(goals), TASKS_SHOWN))) if tasks is None else list(tasks)
     if not shown or not all(0 <= task < len(goals) for task in shown):
         raise ValueError(f"tasks must be some of the numbers 0 … {len(goals) - 1}, got {shown}; name at least one")
-    if episodes_shown < 1:
-        raise ValueError(f"episodes_shown must be a positive number of episodes, got {episodes_shown}")
+    check_count("episodes_shown", episodes_shown)
     paths = [
         [[walked(batch, task, b) for b in range(min(episodes_shown, batch.mask.shape[1]))] for task in shown]
         for batch in episodes

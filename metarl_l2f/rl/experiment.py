@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from ..checks import check_finite
+from ..checks import check_count, check_finite
 from ..core.attenuation import Attenuation
 from ..core.learner import MetaLearner, meta_learner, renamed_since_0_1
 from ..diagnostics import degree_of_conflict
@@ -190,9 +190,8 @@ class MetaRL:
             raise ValueError(
                 "adapt needs a task of the run's environment, or an env with a task of its own; got neither"
             )
-        for name, value in (("steps", steps), ("episodes", episodes)):
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
+        check_count("steps", steps)
+        check_count("episodes", episodes)
         sampler = self._sampler(1, episodes, env)
         try:
             self._check_same_spaces(sampler)

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
-from ..checks import check_numbers
+from ..checks import check_choice, check_choices, check_counts, check_numbers
 from ..core.attenuation import Attenuation
 from ..core.update_rules import InnerLoop
 from ..networks.policies import Activation
@@ -66,11 +66,8 @@ class MetaRLSettings:
     """The trust region of the meta-update."""
 
     def __post_init__(self) -> None:
-        for name in ("tasks_per_batch", "episodes_per_task", "horizon"):
-            if getattr(self, name) < 1:
-                unit = "steps" if name == "horizon" else name.split("_")[0]
-                raise ValueError(f"{name} must be a positive number of {unit}, got {getattr(self, name)}")
-        _check_method(self.method)
+        check_choices(self, method=Method)
+        check_counts(self, 1, "tasks_per_batch", "episodes_per_task", "horizon")
         if self.initial_std_gamma is not None:
             check_numbers(self, "(0, 1)", "initial_std_gamma")
         if self.method == "maml-two-sigmas" and self.initial_std_gamma is None:
@@ -97,15 +94,11 @@ class MetaRLSettings:
         """
         name = DOMAIN_OF.get(domain or "", domain)
         if name is not None and name not in DOMAINS:
-            raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, or None for any other, got {domain!r}")
-        _check_method(method)
+            known = ", ".join(map(repr, DOMAINS))
+            raise ValueError(f"domain must be one of {known}, or None for any other, got {domain!r}")
+        check_choice("method", method, Method)
         known = cast(Method, method)
         return _anywhere(known) if name is None else DOMAINS[name](known)
-
-
-def _check_method(method: str) -> None:
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}")
 
 
 LOUD_THEN_QUIET = {"l2f", "maml-two-sigmas"}

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from ..checks import check_numbers
+from ..checks import check_counts, check_numbers
 from ..networks.policies import Distribution, alike, detached
 from ..parallel.shards import Share
 from ..parallel.trees import joined
@@ -49,10 +49,7 @@ class TrustRegion:
         check_numbers(self, "(0, 1]", "fisher_fraction")
         check_numbers(self, "(0, 1)", "backtrack_ratio")
         check_numbers(self, "[0, inf)", "damping")
-        if self.cg_iterations < 1 or self.backtracks < 1:
-            raise ValueError(
-                f"cg_iterations and backtracks must be positive, got {self.cg_iterations} and {self.backtracks}"
-            )
+        check_counts(self, 1, "cg_iterations", "backtracks")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..checks import check_count
 from ..inspection import Inspection
 from ..methods import label_of
 from ..parallel.ranks import Group
@@ -125,8 +126,7 @@ class RunOptions:
     def check_at_least(self, **least: int) -> None:
         """Refuse options below the numbers given for them."""
         for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be {smallest} or more, got {getattr(self, name)}")
+            check_count(name, getattr(self, name), smallest)
 
     # --- What a run is called ---
 

@@ -5,13 +5,14 @@ Written for one task. `MetaLoss` takes it over a meta-batch: tasks vmapped toget
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from ..checks import check_choice
 from ..core.learner import MetaLearner, Start
 from ..core.parameters import Loss, Params
 from ..diagnostics import Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
@@ -188,8 +189,7 @@ class MetaLoss:
         threads: int = 1,
         compiled: bool = False,
     ) -> None:
-        if batching not in get_args(Batching):
-            raise ValueError(f"batching must be one of {get_args(Batching)}, got {batching!r}")
+        check_choice("batching", batching, Batching)
         refuse_running_statistics(learner.network)
         self.learner, self.problem, self.batching, self.compiled = learner, problem, batching, compiled
         self.shards = Shards(threads if self.device.type == "cpu" else 1, task_chunk)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_finite, check_numbers
+from ..checks import check_count, check_counts, check_finite, check_numbers
 from ..core.parameters import Params
 from ..training.checkpoint import load_into
 from ..training.seeding import Stream, generator, torch_generator
@@ -42,6 +42,7 @@ class PrototypeSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self, "(0, inf)", "lr")
+        check_counts(self, 1, "validation_tasks")
 
 
 def class_prototypes(vectors: Tensor, ways: int) -> Tensor:
@@ -112,8 +113,7 @@ class PrototypicalNetwork:
         Raises:
             ValueError: the split has too few classes or images, or there are no episodes.
         """
-        if tasks < 1:
-            raise ValueError(f"tasks must be a positive number of episodes, got {tasks}")
+        check_count("tasks", tasks)
         self.check(split)
         return self._accuracies(split, generator(seed, Stream.EVALUATION, 0), tasks)[:, None].double().numpy()
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from ..checks import check_numbers
+from ..checks import check_choice, check_choices, check_counts, check_numbers
 from ..core.attenuation import Attenuation
 from ..core.update_rules import InnerLoop
 
@@ -31,12 +31,9 @@ class MetaOptimiser:
     loss); 0 counts the last step only."""
 
     def __post_init__(self) -> None:
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule must be one of {get_args(Schedule)}, got {self.schedule!r}")
+        check_choices(self, schedule=Schedule)
         check_numbers(self, "(0, inf)", "meta_lr", "final_lr", *(["clip"] if self.clip is not None else []))
-        for name in ("first_order_iterations", "multi_step_iterations"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        check_counts(self, 0, "first_order_iterations", "multi_step_iterations")
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,8 @@ class SupervisedSettings:
     """Meta-iterations between two measurements of conflict."""
 
     def __post_init__(self) -> None:
-        _check_method(self.method)
-        for name in ("tasks_per_batch", "validation_tasks", "diagnostics_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        check_choices(self, method=Method)
+        check_counts(self, 1, "tasks_per_batch", "validation_tasks", "diagnostics_every")
 
     @classmethod
     def for_problem(cls, problem: str, method: str = "l2f") -> Self:
@@ -81,16 +76,10 @@ class SupervisedSettings:
         Raises:
             ValueError: the problem or the method is unknown.
         """
-        if problem not in PROBLEMS:
-            raise ValueError(f"problem must be one of {', '.join(PROBLEMS)}, got {problem!r}")
-        _check_method(method)
+        check_choice("problem", problem, PROBLEMS)
+        check_choice("method", method, Method)
         as_published = {"attenuation": Attenuation(embedding="raw")} if method == "l2f-paper" else {}
         return cls(**{"method": method, **PROBLEMS[problem], **as_published})
-
-
-def _check_method(method: str) -> None:
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}")
 
 
 PROBLEMS: Mapping[str, Mapping[str, Any]] = {

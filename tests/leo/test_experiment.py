@@ -144,7 +144,7 @@ def test_evaluation_scores_every_task_alike_however_many_are_held_at_once(monkey
     np.testing.assert_allclose(experiment.evaluate("test", 7, seed=3), many)
     np.testing.assert_allclose(experiment.evaluate("test", 2, seed=3), many[:2])
     assert not np.array_equal(experiment.evaluate("test", 7, seed=4), many)
-    with pytest.raises(ValueError, match="tasks must be a positive number of tasks, got 0"):
+    with pytest.raises(ValueError, match="tasks must be a whole number, 1 or more, got 0"):
         experiment.evaluate("test", 0, seed=3)
 
 
@@ -185,14 +185,14 @@ def test_published_weights_are_settings(case):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ways": 0}, "ways must be 1 or more, got 0"),
-        ({"inner_steps": 0}, "inner_steps must be 1 or more"),
-        ({"finetuning_steps": -1}, "finetuning_steps must be 0 or more, got -1"),
+        ({"ways": 0}, "ways must be a whole number, 1 or more, got 0"),
+        ({"inner_steps": 0}, "inner_steps must be a whole number, 1 or more"),
+        ({"finetuning_steps": -1}, "finetuning_steps must be a whole number, 0 or more, got -1"),
         ({"kl": -1.0}, "kl must be finite and not negative"),
         ({"kl": math.nan}, "kl must be finite and not negative"),
         ({"lr": 0.0}, "lr must be positive"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
-        ({"method": "maml"}, "method must be 'l2f' or 'leo', got 'maml'"),
+        ({"method": "maml"}, "method must be one of 'l2f', 'leo', got 'maml'"),
         ({"attenuation": Attenuation(conditioning="prototype")}, "conditioning must be 'gradient' or 'none'"),
     ],
 )

@@ -260,7 +260,7 @@ def test_labels_must_match_the_runs():
 
 
 def test_a_window_must_be_positive():
-    with pytest.raises(ValueError, match="window must be a positive number of iterations, got 0"):
+    with pytest.raises(ValueError, match="window must be a whole number of iterations, 1 or more, got 0"):
         learning_curve([constant(1.0, 2)], window=0)
 
 

@@ -151,7 +151,7 @@ def test_tasks_must_exist(tasks):
 def test_there_must_be_episodes_to_draw():
     with pytest.raises(ValueError, match="episodes must hold those before adaptation at least, got none"):
         navigation_paths([], GOALS)
-    with pytest.raises(ValueError, match="episodes_shown must be a positive number of episodes, got 0"):
+    with pytest.raises(ValueError, match="episodes_shown must be a whole number, 1 or more, got 0"):
         navigation_paths([towards_goals()], GOALS, episodes_shown=0)
 
 

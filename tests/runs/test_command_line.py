@@ -12,10 +12,10 @@ def test_an_error_of_a_runs_folder_names_the_flags_that_concern_it(capsys):
 
 
 def test_notes_of_an_error_are_printed_behind_it(capsys):
-    error = ValueError("horizon must be 1 or more, got 0")
+    error = ValueError("horizon must be a whole number, 1 or more, got 0")
     error.add_note("see --help")
     assert fail(error) == 2
-    assert capsys.readouterr().err == "error: horizon must be 1 or more, got 0; see --help\n"
+    assert capsys.readouterr().err == "error: horizon must be a whole number, 1 or more, got 0; see --help\n"
 
 
 def test_a_rank_that_stops_because_rank_0_did_says_nothing(capsys):

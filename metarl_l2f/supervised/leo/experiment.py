@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from ...checks import check_finite, check_numbers
+from ...checks import check_choices, check_count, check_counts, check_finite, check_numbers
 from ...core import learner
 from ...core.attenuation import Attenuation, Attenuator
 from ...core.parameters import Params
@@ -96,16 +96,14 @@ class LEOSettings:
     small: unless `standardised`, γ hardly differs from task to task."""
 
     def __post_init__(self) -> None:
-        for name in ("ways", "shots", "queries", "tasks_per_batch", "validation_tasks", "latent_size", "inner_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.finetuning_steps < 0:
-            raise ValueError(f"finetuning_steps must be 0 or more, got {self.finetuning_steps}")
+        check_choices(self, method=Method)
+        check_counts(
+            self, 1, "ways", "shots", "queries", "tasks_per_batch", "validation_tasks", "latent_size", "inner_steps"
+        )
+        check_counts(self, 0, "finetuning_steps")
         check_numbers(self, "[0, inf)", "kl", "encoder_penalty", "l2", "orthogonality")
         check_numbers(self, "(0, inf)", "latent_lr", "finetuning_lr", "lr", "clip")
         check_numbers(self, "[0, 1)", "dropout")
-        if self.method not in get_args(Method):
-            raise ValueError(f"method must be 'l2f' or 'leo', got {self.method!r}")
         if self.attenuation.conditioning not in ("gradient", "none"):
             raise ValueError(
                 f"LEO's tasks bring no prototypes: the attenuation's conditioning must be 'gradient' or 'none', got "
@@ -268,8 +266,7 @@ class LEOExperiment:
         Raises:
             ValueError: there are no tasks.
         """
-        if tasks < 1:
-            raise ValueError(f"tasks must be a positive number of tasks, got {tasks}")
+        check_count("tasks", tasks)
         return self._accuracies(split, generator(seed, Stream.EVALUATION, 0), tasks).numpy()
 
     def state_dict(self) -> dict[str, Any]:
