@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl_l2f.core import layer_of
+from metarl_l2f.core.parameters import layer_of
 from metarl_l2f.envs import domain_of
 from metarl_l2f.envs.navigation import MAX_STEP
 from metarl_l2f.launchers import cheetah_dir, navigation, rand_params, sinusoid, viewer
