@@ -22,6 +22,7 @@ from ..parallel.ranks import Group, join
 from ..reports.curves import learning_curve
 from ..reports.page import EVALUATION_FILE, REPORT_FILE, write_report
 from ..reports.style import save
+from ..training.checkpoint import CheckpointError
 from ..training.checkpoint import load as load_checkpoint
 from ..training.config import command, from_json, provenance, to_json
 from ..training.files import writing
@@ -226,12 +227,16 @@ def _rank_timeout(default: RunOptions, arguments: list[str]) -> float:
 
 @contextlib.contextmanager
 def _resumable(launcher: str, folder: Path, group: Group) -> Iterator[None]:
-    """Have a signal that stops what is inside say how to go on."""
+    """Add to a signal that stops training, and to an error of the disk, how to go on."""
     try:
         yield
     except KeyboardInterrupt as stop:
         if group.first and (folder / CONFIG_FILE).exists():
             stop.add_note(_how_to_go_on(launcher, folder))
+        raise
+    except (OSError, CheckpointError) as error:
+        if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+            error.add_note(f"--resume {folder} continues what was begun, --log-dir names another folder")
         raise
 
 

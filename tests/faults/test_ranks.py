@@ -27,8 +27,8 @@ RL = "--tasks-per-batch 4 --tasks-per-shard 1 --episodes-per-task 2 --horizon 5 
 SUPERVISED = "--log-every 1 --validation-tasks 2"
 IMAGES = "--tasks-per-batch 3 --ways 2 --queries 2 --filters 4"
 LEO = "--tasks-per-batch 2 --ways 2 --shots 1 --queries 2 --latent-size 4 --log-every 1 --validation-tasks 2"
-SHORT = "--iterations 3 --validate-every 2 --evaluation-tasks 3 --threads 1"
-INSPECTED = "--inspect-every 2"
+SHORT = "--iterations 3 --validate-every 2 --evaluation-tasks 3"
+INSPECTED = "--inspect-every 2 --threads 1"
 PROGRAMS = {
     "navigation": (navigation, f"{RL} {INSPECTED}"),
     "cheetah_vel": (cheetah_vel, f"{RL} {INSPECTED}"),
