@@ -12,9 +12,7 @@ import tyro
 
 from ..parallel.ranks import Group, RankError, StoppedError
 from ..rl.workers import WorkerError
-from ..training.checkpoint import CheckpointWriteError
 from ..training.config import command, from_json, to_json
-from ..training.files import WriteError
 from ..training.run_folder import RunExistsError, RunLockedError, RunMissingError
 from .load import read_config
 from .options import RunOptions
@@ -25,8 +23,6 @@ HINTS: Mapping[type[Exception], str] = {
     RunMissingError: "without --resume a new run starts",
     RunExistsError: "--resume names a run to continue, --log-dir the folder of a new one",
     RunLockedError: "--log-dir names another folder",
-    WriteError: "--log-dir names another folder, --resume continues a run",
-    CheckpointWriteError: "--resume continues a run",
     RankError: "--rank-timeout sets how long ranks wait for each other",
 }
 """Hints at flags, by the library's errors that they concern; the library itself knows no flags."""

@@ -30,10 +30,6 @@ class CheckpointError(ValueError):
     """A checkpoint could not be written, or a file is not a whole checkpoint; the text says why and what to do."""
 
 
-class CheckpointWriteError(CheckpointError):
-    """A checkpoint could not be written."""
-
-
 def save(path: str | os.PathLike[str], state: State) -> None:
     """Write a state, so that at any moment `path` holds a whole checkpoint: the previous one, then the new one.
 
@@ -44,8 +40,7 @@ def save(path: str | os.PathLike[str], state: State) -> None:
 
     Raises:
         TypeError: the state holds something else.
-        CheckpointWriteError: the file could not be written (disk full, read-only, ...); the previous checkpoint still
-            loads.
+        CheckpointError: the file could not be written (disk full, read-only, ...); the previous checkpoint still loads.
     """
     path = Path(path)
     state = _plain(state, "state")
@@ -54,7 +49,7 @@ def save(path: str | os.PathLike[str], state: State) -> None:
     try:
         write_atomically(path, content.getvalue())
     except OSError as error:
-        raise CheckpointWriteError(
+        raise CheckpointError(
             f"could not write the checkpoint {path}: {error.strerror or error}. If there was one before, it still "
             "loads: make room or make the folder writable, then resume the run"
         ) from error

@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-class WriteError(OSError):
-    """A file of a run could not be written; the text says why and what to do."""
-
-
 def write_atomically(path: Path, content: bytes) -> None:
     """Give `path` this content in one step: a crash at any moment leaves the old file or the new one.
 
@@ -41,15 +37,12 @@ def writing(path: Path) -> Iterator[None]:
 
     Args:
         path: the file or folder that the error names where it does not know its own, as one of a failed write does not.
-
-    Raises:
-        WriteError: there was an OSError inside.
     """
     try:
         yield
     except OSError as error:
         advice = "make room, make it writable, or choose another folder; what was begun can be resumed"
-        raise WriteError(error.errno, f"{error.strerror or error} ({advice})", str(error.filename or path)) from error
+        raise OSError(error.errno, f"{error.strerror or error} ({advice})", str(error.filename or path)) from error
 
 
 def _sync_folder(folder: Path) -> None:
