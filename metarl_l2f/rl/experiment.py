@@ -1,7 +1,7 @@
 """A meta-RL run on one environment: settings, and the object that iterates, validates, evaluates and adapts.
 
 Everything random is keyed by (seed, stream, iteration, task, phase), so `iterate(i)` depends on nothing but the
-learner's state and i: runs resume exactly, and two methods with one seed meet the same tasks and the same noise.
+learner's state and i: runs resume exactly, and two methods with one seed have the same tasks and the same noise.
 """
 
 import copy
@@ -41,17 +41,22 @@ class MetaRL:
     """Meta-trains a policy on one environment's tasks.
 
     Args:
-        env: a registered gymnasium id, its specification, or a factory of environments. The environment takes its task
+        env: a registered gymnasium id, its specification, or a factory of environments. An environment takes its task
             through `reset(options={"task": task})` and draws tasks by `sample_tasks(number, generator)`; `set_task`
-            and `sample_tasks(number)` of other libraries will do too (`docs/environments.md`).
-        settings: everything that changes the numbers; by default L2F's best known in the environment's domain.
-        env_kwargs: passed to the environment.
-        threads: CPU threads of the meta-update, and of environments that can use them; changes no number.
-        workers: processes that step the environments, 0 for this one alone; changes no number.
-        timeout: seconds that a worker may take to build, reset or step its share of the environments once.
-        device: where learning happens; changes rounding (`devices.prepare`). Environments stay on the CPU.
-        group: the processes that share every meta-batch of tasks; by default this one alone. Changes no number.
-        tasks_per_shard: tasks differentiated together, of which every process takes whole shards; changes rounding.
+            and `sample_tasks(number)` of other libraries work, too (`docs/environments.md`).
+        settings: the settings; None stands for L2F's best known ones in the environment's domain.
+        env_kwargs: the environment's own arguments.
+        threads: the number of CPU threads of the meta-update, and of environments that can use them. It changes no
+            result.
+        workers: the number of processes that step the environments; 0 stands for this one. It changes no result.
+        timeout: the longest time, in seconds, that a worker may take to build, reset or step its share once.
+        device: the device of learning, which changes rounding (`devices.prepare`); None stands for the CPU, on which
+            environments always stay.
+        group: the processes that share every meta-batch of tasks; None stands for this one alone. It changes no result.
+        tasks_per_shard: the number of tasks that are differentiated together, which changes rounding; every process
+            takes whole shards.
+    Raises:
+        ValueError, TypeError: an argument is out of range, or the environment cannot be used.
     """
 
     def __init__(
@@ -83,7 +88,7 @@ class MetaRL:
         self.outer: OuterUpdate = TrustRegionUpdate(settings.region)
 
     def _sampler(self, tasks: int, episodes: int, env: EnvSource | None = None) -> Sampler:
-        """N·B copies of an environment; by default of the run's own, with its arguments."""
+        """A sampler of N·B copies of an environment; by default of the run's own, with its arguments."""
         source, arguments = (self.env, self.env_kwargs) if env is None else (env, {})
         envs = vectorise(
             source,
@@ -96,7 +101,7 @@ class MetaRL:
         return Sampler(envs, tasks, episodes, self.settings.horizon)
 
     def iterate(self, iteration: int) -> dict[str, float]:
-        """One meta-iteration; returns its metrics (`docs/metrics.md`)."""
+        """Do one meta-iteration, and return its metrics (`docs/metrics.md`)."""
         begin, simulated = time.perf_counter(), self.sampler.physics_seconds
         rollouts, _ = self._rollouts(generator(self.settings.seed, Stream.TASKS, iteration), Stream.POLICY, iteration)
         sampled, physics = time.perf_counter(), self.sampler.physics_seconds - simulated
@@ -126,13 +131,15 @@ class MetaRL:
         }
 
     def validate(self, iteration: int) -> dict[str, float]:
-        """Returns after 0 … k inner steps on the run's validation tasks, the same at every call."""
+        """Compute mean returns after 0 … k inner steps on the run's validation tasks, which are fixed."""
         returns, _ = self._returns_and_steps(self.validation_rollouts()[0])
         return {f"validation/{tag}": value for tag, value in returns.items()}
 
     def validation_rollouts(self) -> tuple[Rollouts, Any]:
-        """Episodes on this process's share of the run's validation tasks, always the same with the same noise, and
-        all of those tasks."""
+        """Collect episodes on this process's share of the run's validation tasks; return these and all of those tasks.
+
+        Tasks and noise are always the same.
+        """
         return self._rollouts(generator(self.settings.seed, Stream.VALIDATION, 0), Stream.VALIDATION, 1)
 
     def _rollouts(self, drawing: np.random.Generator, stream: Stream, key: int) -> tuple[Rollouts, Any]:
@@ -150,13 +157,14 @@ class MetaRL:
         return {f"return/step_{k}": float(values.mean()) for k, values in enumerate(returns)}, int(env_steps)
 
     def evaluate(self, tasks: Sequence[Any], episodes: int, steps: int, seed: int) -> Rollouts:
-        """Roll out, adapt, roll out … on given tasks, for any number of inner steps, without learning.
+        """Collect episodes and adapt in turn on given tasks, for any number of inner steps.
 
         Args:
-            tasks: held-out tasks, N of them: an array, a list, or a dictionary of arrays with a row a task.
-            episodes: per task, before and after every step; each step adapts on the episodes before it.
-            steps: inner steps; step sizes beyond the trained steps are `later_lr_factor` times the last.
-            seed: of the noise.
+            tasks: N held-out tasks: an array, a list, or a dictionary of arrays with one row per task.
+            episodes: the number of episodes per task, before and after every step; each step adapts on the episodes
+                before it.
+            steps: the number of inner steps; step sizes beyond the trained steps are `later_lr_factor` times the last.
+            seed: the seed of the noise.
         """
         tasks = listed(tasks, self.sampler.name)
         sampler = self._sampler(len(tasks), episodes)
@@ -172,19 +180,20 @@ class MetaRL:
     def adapt(
         self, env: EnvSource | None = None, task: Any = None, *, steps: int = 1, episodes: int = 20, seed: int = 0
     ) -> Adapted:
-        """Adapt the meta-trained policy to one task; what was meta-trained stays as it is.
+        """Adapt the meta-trained policy to one task; the meta-parameters do not change.
 
         Args:
-            env: a registered gymnasium id, or a factory of environments, with the spaces trained on; by default the
-                run's own environment.
-            task: given to the environment as in training. None leaves an environment of your own the task it has; one
-                that draws its task at reset must be given one, or every episode is of another.
-            steps: inner steps, 1 or more.
-            episodes: before adaptation and after every step; each step adapts on the episodes before it.
-            seed: of the noise.
+            env: a registered gymnasium id, or a factory of environments, with the spaces of training; None stands for
+                the run's own environment.
+            task: the task, passed to the environment as in training. With None an environment keeps the task that it
+                has; one that draws a task at every reset needs a task here, or every episode has another one.
+            steps: the number of inner steps, 1 or more.
+            episodes: the number of episodes, before adaptation and after every step; each step adapts on the episodes
+                before it.
+            seed: the seed of the noise.
         Raises:
-            ValueError: there is nothing to adapt to, or the environment's observations or actions are not those the
-                policy was trained on.
+            ValueError: there is neither an environment nor a task, a number is out of range, or the environment's
+                spaces are not those of training.
         """
         if env is None and task is None:
             raise ValueError(
@@ -221,11 +230,16 @@ class MetaRL:
             )
 
     def held_out_tasks(self, count: int, seed: int) -> Any:
-        """Tasks from the evaluation stream, which training never draws from."""
+        """Draw tasks from the evaluation stream, which training does not use.
+
+        Args:
+            count: the number of tasks.
+            seed: the seed of the stream.
+        """
         return self.sampler.sample_tasks(count, generator(seed, Stream.EVALUATION, 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """The learner's meta-parameters, the outer update's state, and the count of environment steps."""
+        """Return the learner's meta-parameters, the outer update's state, and the number of environment steps."""
         learner, outer = dict(self.learner.state_dict()), self.outer.state_dict()
         return {"learner": learner, "outer": outer, "env_steps": self.env_steps}
 
@@ -254,7 +268,7 @@ class MetaRL:
 
 
 def _spaces(sampler: Sampler) -> str:
-    """What a policy must fit, in words."""
+    """The sizes that a policy must fit, in words."""
     size = sampler.action_size
     actions = f"{size} Discrete actions" if sampler.discrete else f"Box actions of size {size}"
     return f"observations of size {sampler.observation_size} and {actions}"

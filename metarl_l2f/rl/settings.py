@@ -1,4 +1,4 @@
-"""Everything that changes the numbers of a meta-RL run, and each method's best known setting in each domain."""
+"""All settings that change the numbers of a meta-RL run, and each method's best known setting in each domain."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,14 +17,18 @@ Method = Literal["l2f", "maml", "maml-two-sigmas", "l2f-paper"]
 
 @dataclass(frozen=True)
 class PolicyNetwork:
-    """The policy: Gaussian over Box actions, categorical over Discrete ones."""
+    """The policy network: Gaussian over Box actions, categorical over Discrete ones.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
 
     hidden_sizes: tuple[int, ...] = (100, 100)
     """Units of the hidden layers."""
     activation: Activation = "relu"
-    """Between the layers."""
+    """The function between the layers."""
     initial_std: float = 1.0
-    """Where the noise σ of Box actions starts; it is learned."""
+    """Initial noise σ of Box actions, which is learned."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "(0, inf)", "initial_std")
@@ -32,16 +36,19 @@ class PolicyNetwork:
 
 @dataclass(frozen=True)
 class MetaRLSettings:
-    """Everything that changes the numbers of a meta-RL run.
+    """All settings that change the numbers of a meta-RL run.
 
     A method at its best known setting in a domain is `MetaRLSettings.for_domain("navigation", "maml")`. The fields'
     own defaults are those of the MAML paper, and for L2F a normalised embedding and γ from 0.9.
+
+    Raises:
+        ValueError: a setting is unknown or out of range, or the settings do not fit each other.
     """
 
     method: Method = "l2f"
-    """`l2f`: the initialisation is attenuated by factors γ that are read off the task. `maml`: the same code without
-    attenuation. `maml-two-sigmas`: MAML with a second action noise σ, which acts after adaptation: one learned factor
-    on the first, the same for every task. `l2f-paper`: L2F's Algorithm 1 to the letter."""
+    """`l2f`: the initialisation is attenuated by factors γ that are computed from the task. `maml`: the same code
+    without attenuation. `maml-two-sigmas`: MAML with a second action noise σ after adaptation, one learned factor times
+    the first, the same for every task. `l2f-paper`: exactly L2F's Algorithm 1."""
     seed: int = 1
     """Seed of everything random."""
     tasks_per_batch: int = 20
@@ -49,15 +56,15 @@ class MetaRLSettings:
     episodes_per_task: int = 20
     """Episodes B per task, before and again after every inner step."""
     horizon: int = 100
-    """Steps T after which an episode is cut."""
+    """Steps T after which an episode is truncated."""
     policy: PolicyNetwork = field(default_factory=PolicyNetwork)
     """The policy network."""
     attenuation: Attenuation = field(default_factory=lambda: Attenuation(initial_gamma=0.9))
     """How L2F attenuates; ignored by `maml` and `maml-two-sigmas`."""
     initial_std_gamma: float | None = None
-    """Attenuate the action noise σ too (log σ + log γ), starting from this γ in (0, 1), so that a policy may explore
-    loudly before adaptation and act quietly after; None keeps σ out of it. For `maml-two-sigmas`, where the second σ
-    starts relative to the first. Box actions only; ignored by `maml`."""
+    """Attenuate the action noise σ, too (log σ + log γ), starting from this γ in (0, 1), so that a policy can explore
+    with much noise before adaptation and act with little afterwards; None does not attenuate σ. For `maml-two-sigmas`,
+    the initial ratio of the second σ to the first. For Box actions only; ignored by `maml`."""
     inner: InnerLoop = field(default_factory=InnerLoop)
     """The inner loop."""
     gradient: PolicyGradient = field(default_factory=PolicyGradient)
@@ -83,7 +90,7 @@ class MetaRLSettings:
 
     @staticmethod
     def for_domain(domain: str | None = None, method: str = "l2f") -> "MetaRLSettings":
-        """A method at its best known setting; the launchers' defaults are these.
+        """Return a method at its best known setting, which is the launchers' default.
 
         Args:
             domain: `navigation`, `cheetah_dir`, `cheetah_vel`, `ant`, `rand_params`, the id of an environment of this
@@ -106,17 +113,17 @@ LOUD_THEN_QUIET = {"l2f", "maml-two-sigmas"}
 
 
 def _anywhere(method: Method) -> MetaRLSettings:
-    """The MAML paper's constants, in an environment that nobody has tuned for."""
+    """The MAML paper's constants, for an environment without tuned ones."""
     if method == "l2f-paper":
         return as_published(MetaRLSettings())
     return MetaRLSettings(method, initial_std_gamma=0.5 if method == "maml-two-sigmas" else None)
 
 
 def _navigation(method: Method) -> MetaRLSettings:
-    """2D navigation; `results/navigation/README.md` tells how the constants were found.
+    """2D navigation; `results/navigation/README.md` describes how the constants were found.
 
-    Where σ is attenuated, steps beyond the trained one start from the quiet policy, whose gradients are larger by far,
-    hence the small factor.
+    Where σ is attenuated, steps beyond the trained one start from a policy with little noise, whose gradients are much
+    larger, hence the small factor.
     """
     policy = PolicyNetwork((64, 64), "tanh", initial_std=1.0)
     if method == "l2f-paper":
@@ -141,10 +148,10 @@ def _navigation(method: Method) -> MetaRLSettings:
 
 
 def _locomotion(method: Method) -> MetaRLSettings:
-    """Running bodies: MAML's sizes, and the constants that `results/cheetah/README.md` tells of, for every method.
+    """Running bodies: MAML's sizes, and the constants of `results/cheetah/README.md`, for every method.
 
-    L2F and the second σ let the policy act more quietly after adaptation than before it; steps beyond the trained one
-    start from the quiet policy, whose gradients are larger, hence the small factor.
+    L2F and the second σ let the policy act with less noise after adaptation than before it. Steps beyond the trained
+    one start from that policy, whose gradients are larger, hence the small factor.
     """
     sizes = MetaRLSettings(tasks_per_batch=40, horizon=200, policy=PolicyNetwork((64, 64), "tanh", initial_std=0.5))
     if method == "l2f-paper":
@@ -163,11 +170,17 @@ def _locomotion(method: Method) -> MetaRLSettings:
 def as_published(
     sizes: MetaRLSettings, inner_lr: float = 0.1, gae_lambda: float = 1.0, max_kl: float = 0.01
 ) -> MetaRLSettings:
-    """L2F's Algorithm 1 to the letter, on the sizes of a domain.
+    """Return the settings of exactly L2F's Algorithm 1, for the sizes of a domain.
 
-    γ per tensor, from 0.5 as in the official code, is read off the raw mean gradient of the episodes of θ; the inner
-    loss, log π · A, is that of the same episodes at θ̄; step sizes are fixed, and σ is not attenuated. What the paper
-    leaves open are the domain's constants; by default they are the MAML paper's.
+    γ is per tensor, starts from 0.5 as in the official code, and is computed from the raw mean gradient of the episodes
+    of θ; the inner loss, log π · A, is that of the same episodes at θ̄; step sizes are fixed, and σ is not attenuated.
+    The paper leaves the domain's constants open.
+
+    Args:
+        sizes: settings whose numbers of tasks, episodes and steps, and whose policy, are kept.
+        inner_lr: the step size α; the default is the MAML paper's, as are those below.
+        gae_lambda: λ of the advantages.
+        max_kl: the bound on the KL divergence.
     """
     return dataclasses.replace(
         sizes,
@@ -187,7 +200,7 @@ DOMAINS: Mapping[str, Callable[[Method], MetaRLSettings]] = {
     "ant": _locomotion,
     "rand_params": _locomotion,
 }
-"""Domains by name, which is their launcher's, with each method's best known setting."""
+"""Each method's best known setting, by domain; a domain's name is that of its launcher."""
 
 DOMAIN_OF: Mapping[str, str] = {
     "metarl_l2f/Navigation2D-v0": "navigation",
@@ -198,4 +211,4 @@ DOMAIN_OF: Mapping[str, str] = {
     "metarl_l2f/HopperRandParams-v0": "rand_params",
     "metarl_l2f/Walker2dRandParams-v0": "rand_params",
 }
-"""The domain that each registered environment belongs to."""
+"""The domain of each registered environment."""

@@ -29,18 +29,22 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TrustRegion:
-    """Constants of the step, as in the released MAML code."""
+    """The constants of the step; the defaults are those of the released MAML code.
+
+    Raises:
+        ValueError: a constant is out of range.
+    """
 
     max_kl: float = 0.01
     """Bound on the mean KL between the policies before and after the step, nats."""
     cg_iterations: int = 10
     """Conjugate gradient iterations."""
     damping: float = 1e-5
-    """Added to the curvature's diagonal."""
+    """Number added to the curvature's diagonal."""
     backtracks: int = 15
-    """Steps tried by the line search."""
+    """Steps that the line search tries at most."""
     backtrack_ratio: float = 0.8
-    """Each tried step's length relative to the one before."""
+    """Length of each tried step relative to the one before."""
     fisher_fraction: float = 0.1
     """Share of each task's episodes that the curvature is estimated on; gradient and line search use all."""
 
@@ -54,7 +58,7 @@ class TrustRegion:
 
 @dataclass(frozen=True)
 class StepLog:
-    """What a trust-region step did."""
+    """The log of a trust-region step."""
 
     surrogate_before: float
     surrogate_after: float
@@ -63,7 +67,7 @@ class StepLog:
     backtracks: int
     accepted: bool
     reason: str
-    """Why not accepted; empty when accepted."""
+    """The reason why no step was accepted; empty if one was."""
 
 
 def conjugate_gradient(product: Product, b: Tensor, iterations: int, tolerance: float = 1e-10) -> tuple[Tensor, Tensor]:

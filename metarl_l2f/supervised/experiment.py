@@ -1,7 +1,7 @@
 """A supervised meta-learning run: settings, and the object that iterates, validates and evaluates.
 
 Everything random is keyed by (seed, stream, iteration), so `iterate(i)` depends on nothing but the learner's and the
-optimiser's state and i: runs resume exactly, and two methods with one seed meet the same tasks.
+optimiser's state and i: runs resume exactly, and two methods with one seed have the same tasks.
 """
 
 import logging
@@ -32,29 +32,29 @@ from .settings import SupervisedSettings
 logger = logging.getLogger(__name__)
 
 TASKS_AT_ONCE = 100
-"""Tasks that evaluation holds in memory together."""
+"""The number of tasks that evaluation holds in memory together."""
 
 
 def multi_step_weights(steps: int, progress: float) -> tuple[float, ...]:
-    """Weights of the query loss after 1 … k steps: all alike at progress 0, the last alone at 1 (MAML++, Sec. 4).
+    """Compute the weights of the query loss after 1 … k steps (MAML++, Sec. 4).
 
-    The others fall linearly, and the last has what they lack: the weights sum to 1.
+    They are equal at progress 0; then all but the last fall linearly to 0, and the weights sum to 1.
 
     Args:
-        steps: k.
-        progress: part of the annealing that is done; more than 1 counts as 1.
+        steps: k, the number of inner steps.
+        progress: the fraction of the annealing that is done; more than 1 counts as 1.
     """
     other = max(0.0, 1.0 - progress) / steps
     return (*[other] * (steps - 1), 1.0 - other * (steps - 1))
 
 
 def cosine(first: float, last: float, progress: float) -> float:
-    """From `first` at progress 0 down to `last` at 1 along half a cosine."""
+    """Interpolate from `first` at progress 0 to `last` at progress 1 along half a cosine."""
     return last + (first - last) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
 def every_parameter(name: str) -> bool:
-    """The whole network."""
+    """Select every parameter of a network."""
     return True
 
 
@@ -63,16 +63,18 @@ class MetaSupervised:
 
     Args:
         problem: the domain.
-        settings: everything else that changes the numbers.
-        iterations: of the whole run, which the cosine schedule spans.
-        batching: tasks of a chunk `vmap`ped together or in a `loop`.
-        task_chunk: tasks per chunk.
-        threads: CPU threads; changes no number.
-        compiled: compile the loss (torch.compile); changes rounding. Not with a multi-step loss.
-        device: where learning happens; changes rounding (`devices.prepare`).
-        adapted: which parameters (by name) the inner loop moves.
-        attenuated: which parameters (by name) are attenuated.
-        group: the processes that share every batch of tasks; by default this one alone.
+        settings: the settings; None stands for the defaults.
+        iterations: the number of meta-iterations of the whole run, which the cosine schedule spans.
+        batching: whether the tasks of a chunk are `vmap`ped together or computed in a `loop`.
+        task_chunk: the number of tasks per chunk.
+        threads: the number of CPU threads, which changes no result.
+        compiled: whether the loss is compiled (torch.compile), which changes rounding; not with a multi-step loss.
+        device: the device of learning, which changes rounding (`devices.prepare`); None stands for the CPU.
+        adapted: a function that tells by its name whether a parameter is adapted by the inner loop.
+        attenuated: a function that tells by its name whether a parameter is attenuated.
+        group: the processes that share every batch of tasks; None stands for this one alone.
+    Raises:
+        ValueError: arguments do not fit each other.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class MetaSupervised:
     # ---- what `train` calls -----------------------------------------------------------------------------------
 
     def iterate(self, iteration: int) -> dict[str, float]:
-        """One meta-iteration; returns its metrics (`docs/metrics.md`)."""
+        """Do one meta-iteration, and return its metrics (`docs/metrics.md`)."""
         begin = time.perf_counter()
         settings, optimiser = self.settings, self.settings.optimiser
         self._schedule(iteration)
@@ -140,7 +142,7 @@ class MetaSupervised:
         return metrics | {"time/iteration": time.perf_counter() - begin}
 
     def validate(self, iteration: int) -> dict[str, float]:
-        """Scores after 0 … k inner steps on the run's validation tasks, the same at every call."""
+        """Compute scores after 0 … k inner steps on the run's validation tasks, which are fixed."""
         share = Share(self.settings.validation_tasks, self.group)
         tasks = rows_of(self.validation_tasks(), share.rows)
         scores, losses, _ = self.meta_loss.evaluate(tasks, self.settings.inner.inner_steps)
@@ -152,21 +154,21 @@ class MetaSupervised:
         }
 
     def validation_tasks(self) -> Task:
-        """The run's validation tasks, always the same."""
+        """Return the run's validation tasks, always the same."""
         settings = self.settings
         return self.problem.sample("val", generator(settings.seed, Stream.VALIDATION, 0), settings.validation_tasks)
 
     def evaluate(
         self, tasks: int, steps: int, seed: int, split: Split = "test", states: Sequence[dict[str, Any]] = ()
     ) -> Tensor:
-        """Scores of held-out tasks after 0 … steps inner steps: (tasks, steps + 1).
+        """Compute scores of held-out tasks after 0 … steps inner steps: (tasks, steps + 1).
 
         Args:
-            tasks: how many.
-            steps: inner steps; step sizes beyond the trained steps are `later_lr_factor` times the last.
-            seed: of the tasks.
-            split: where they come from.
-            states: of an ensemble, whose outputs are averaged; by default the learner as it is.
+            tasks: the number of tasks.
+            steps: the number of inner steps; step sizes beyond the trained steps are `later_lr_factor` times the last.
+            seed: the seed of the tasks.
+            split: the split of the tasks.
+            states: the states of an ensemble, whose outputs are averaged; if empty, the learner as it is.
         """
         scores = []
         for key, first in enumerate(range(0, tasks, TASKS_AT_ONCE)):
@@ -194,7 +196,7 @@ class MetaSupervised:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The learner's meta-parameters and the optimiser's moments."""
+        """Return the learner's meta-parameters and the optimiser's moments."""
         return {"learner": dict(self.learner.state_dict()), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -214,7 +216,7 @@ class MetaSupervised:
     # ---- one meta-iteration -----------------------------------------------------------------------------------
 
     def _training_tasks(self, iteration: int) -> Task:
-        """The iteration's tasks; the next one's are drawn in the background meanwhile, where that takes a while."""
+        """The iteration's tasks; where drawing is slow, those of the next iteration are drawn in the background."""
         if not self.problem.slow_to_draw:
             return self._draw(iteration)
         drawn = self._drawn.pop(iteration, None)
@@ -226,7 +228,7 @@ class MetaSupervised:
         return self.problem.sample("train", random, self.settings.tasks_per_batch)
 
     def _layers_seed(self, iteration: int, task: int) -> int:
-        """Seeds what random layers, such as dropout, draw for one task of an iteration."""
+        """The seed of the random layers, such as dropout, for one task of an iteration."""
         return torch_generator(self.settings.seed, Stream.LAYERS, iteration, task).initial_seed()
 
     def _schedule(self, iteration: int) -> None:
@@ -244,7 +246,7 @@ class MetaSupervised:
     def _update(self, gradient: list[Tensor]) -> None:
         clip = self.settings.optimiser.clip
         for parameter, piece in zip(self.learner.meta_parameters(), gradient, strict=True):
-            # Fused Adam pairs numbers by their place in memory, and torch.compile may place gradients in another order.
+            # Fused Adam pairs numbers by their place in memory; torch.compile may place gradients in another order.
             parameter.grad = (piece if clip is None else piece.clamp(-clip, clip)).contiguous()
         self.optimiser.step()
 

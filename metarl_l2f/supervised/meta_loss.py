@@ -1,6 +1,7 @@
-"""The supervised meta-objective: adapt to a task's support set, be judged on its query set (Algorithm 1; Eq. 2).
+"""The supervised meta-objective: the query loss after adaptation to the support set (Algorithm 1; Eq. 2).
 
-Written for one task. `MetaLoss` takes it over a meta-batch: tasks vmapped together or one after another, on threads.
+The functions are written for one task. `MetaLoss` computes them for a meta-batch, whose tasks are vmapped together or
+computed one after another, on threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,48 +32,48 @@ Tree = TypeVar("Tree", bound=tuple)
 
 
 class Problem(Protocol):
-    """A supervised domain: where tasks come from, and what is computed on one of them."""
+    """A supervised domain: its tasks, network, loss and score."""
 
     score_name: str
-    """What `score` measures, such as accuracy."""
+    """The name of the score, such as accuracy."""
     score_digits: int
-    """Decimals of the score that are worth printing."""
+    """The number of decimals with which the score is printed."""
     higher_is_better: bool
     """Whether a higher score is a better one."""
     slow_to_draw: bool
-    """Whether drawing tasks takes long enough to be done ahead, in the background."""
+    """Whether drawing tasks is so slow that it should be done ahead, in the background."""
     embedding_size: int | None
-    """Numbers in a task's `prototype`, or None where tasks have none."""
+    """The length of a task's `prototype`, or None where tasks have none."""
 
     def sample(self, split: Split, generator: np.random.Generator, number: int) -> Task:
         """Draw tasks, stacked: (number, ...)."""
 
     def network(self, generator: torch.Generator) -> nn.Module:
-        """A new network."""
+        """Build a new network, with initial weights from the generator."""
 
     def outputs(self, network: Any, params: Params, inputs: Tensor, step: int) -> Tensor:
-        """What the network says after `step` inner steps; a pure function of the parameters."""
+        """Compute the network's outputs after `step` inner steps, as a pure function of the parameters."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What the inner and the outer loop minimise: ()."""
+        """Compute the loss that the inner and the outer loop minimise: ()."""
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What is reported: ()."""
+        """Compute the score that is reported: ()."""
 
 
 class Adaptation(NamedTuple):
-    """What one task's adaptation came to; over a batch, stacked: (N, ...)."""
+    """The result of one task's adaptation; stacked over a batch, (N, ...)."""
 
     loss: Tensor
     """(), the meta-loss."""
     score: Tensor
-    """(), on the query set after the last step."""
+    """(), the score on the query set after the last step."""
     gamma: Tensor
     """(L,), the task's attenuation; (0,) for MAML."""
 
 
 def support_loss(learner: MetaLearner, problem: Problem, task: Task, step: int) -> Loss:
-    """L_D of one task: the loss of its support set as a function of parameters that `step` inner steps led to."""
+    """Return the support loss L_D of one task as a function of the parameters after `step` inner steps."""
 
     def loss(params: Params) -> Tensor:
         return problem.loss(problem.outputs(learner.network, params, task.support, step), task.support_targets)
@@ -88,15 +89,15 @@ def adapt_to(
     theta: Params | None = None,
     first_order: bool | None = None,
 ) -> tuple[list[Params], Start]:
-    """One task's inner loop on its support set: the parameters after 0 … steps steps, and where they started.
+    """Run one task's inner loop on its support set, and return the parameters after 0 … steps steps and its start.
 
     Args:
         learner: θ, φ, and the update rule.
         problem: the domain.
         task: the task.
         steps: the number of inner steps.
-        theta: the initialisation; by default the learner's own.
-        first_order: whether inner gradients are constants; by default as the learner has it.
+        theta: the initialisation; None stands for the learner's own.
+        first_order: whether inner gradients are constants; None stands for the learner's own setting.
     """
     return learner.trajectory(
         partial(support_loss, learner, problem),
@@ -117,17 +118,18 @@ def meta_loss(
     theta: Params | None = None,
     first_order: bool | None = None,
 ) -> Adaptation:
-    """One task's part of the meta-objective, Σ_j w_j L_D'(f_θ_j) over the steps j = 1 … k.
+    """Compute one task's part of the meta-objective, Σ_j w_j L_D'(f_θ_j) over the steps j = 1 … k.
 
-    With w = (0, …, 0, 1) this is Eq. 2; other weights make MAML++'s multi-step loss (Antoniou et al. 2019, Sec. 4).
+    With w = (0, …, 0, 1) this is Eq. 2; other weights give MAML++'s multi-step loss (Antoniou et al. 2019, Sec. 4).
 
     Args:
         learner: θ, φ, and the update rule.
         problem: the domain.
         task: the task.
-        weights: of the query loss after 1 … k steps; where 0, the query set is not even looked at. The last is not 0.
-        theta: the initialisation; by default the learner's own.
-        first_order: whether inner gradients are constants; by default as the learner has it.
+        weights: the weights of the query loss after 1 … k steps; where one is 0, outputs are not computed. The last is
+            not 0.
+        theta: the initialisation; None stands for the learner's own.
+        first_order: whether inner gradients are constants; None stands for the learner's own setting.
     """
     path, start = adapt_to(learner, problem, task, len(weights), theta, first_order)
     total, outputs = task.query.new_zeros(()), task.query
@@ -139,18 +141,18 @@ def meta_loss(
 
 
 def judged(learner: MetaLearner, problem: Problem, task: Task, steps: int) -> list[Params]:
-    """What is judged of one task: the parameters after 0 … k steps, of which the first are θ itself.
+    """Return the parameters that are judged, those after 0 … k steps.
 
-    Attenuation is a part of adaptation.
+    The first are θ without attenuation, which is a part of adaptation.
     """
     path, _ = adapt_to(learner, problem, task, steps)
     return [learner.theta, *path[1:]]
 
 
 def scores_by_step(learner: MetaLearner, problem: Problem, task: Task, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One task judged on its query set: scores and losses after 0 … k steps (k + 1,), and outputs (k + 1, Q, ...).
+    """Judge one task on its query set: scores and losses after 0 … k steps (k + 1,), and outputs (k + 1, Q, ...).
 
-    A network's buffers, such as running statistics, are for judging alone.
+    A network's buffers, such as running statistics, are used here alone.
     """
     tracked = dict(learner.network.named_buffers())
     outputs = [
@@ -166,18 +168,21 @@ class MetaLoss:
     """The meta-objective of a batch of tasks, and its gradient.
 
     Tasks are cut into chunks, each differentiated by itself, so memory holds the graphs of one chunk per thread. Sums
-    are taken in the chunks' order: the number of threads changes no digit. Tasks go to the learner's device; all that
-    is not a gradient comes back to the CPU.
+    are taken in the chunks' order, so the number of threads changes no digit. Tasks are moved to the learner's device,
+    and all results except gradients are moved back to the CPU.
 
     Args:
         learner: θ, φ, α.
         problem: the domain.
-        batching: `vmap` a chunk's tasks together, or `loop` over them. Small networks want the first, for they spend
-            their time on dispatch; convolutions the second, for vmapped they are grouped, which is slower.
-        task_chunk: tasks per chunk.
-        threads: chunks at a time; on a CUDA device one.
-        compiled: compile the loss of a chunk (torch.compile, which needs a C++ compiler); rounding differs. On a CUDA
-            device its gradient is recorded instead (`devices.Recorded`); rounding does not differ.
+        batching: whether a chunk's tasks are `vmap`ped together or computed in a `loop`. Small networks are faster with
+            `vmap`, since most of their time is dispatch; convolutions with `loop`, since vmapped ones are grouped
+            convolutions, which are slower.
+        task_chunk: the number of tasks per chunk.
+        threads: the number of chunks that are computed at a time; 1 on a CUDA device.
+        compiled: whether the loss of a chunk is compiled (torch.compile, which needs a C++ compiler), which changes
+            rounding. On a CUDA device its gradient is recorded instead (`devices.Recorded`), which does not.
+    Raises:
+        ValueError: an argument is out of range, or the network has layers that keep a state.
     """
 
     def __init__(
@@ -198,11 +203,11 @@ class MetaLoss:
 
     @property
     def device(self) -> torch.device:
-        """Where the learner is."""
+        """The learner's device."""
         return self.learner.device
 
     def over_tasks(self, function: Callable[[Task], Tree], tasks: Task) -> Tree:
-        """function(task) for every task of a chunk, the results stacked over tasks."""
+        """Compute function(task) for every task of a chunk, and stack the results over tasks."""
         if self.batching == "vmap":
             return vmap(function)(tasks)
         results = []
@@ -215,10 +220,12 @@ class MetaLoss:
         return kind(*columns) if hasattr(kind, "_fields") else kind(columns)
 
     def random_layers(self, tasks: Task) -> RandomLayers:
-        """The network's layers that draw random numbers, found by trying the first of some tasks, once.
+        """Find the network's layers that draw random numbers; the first call tries the first of the tasks.
 
+        Args:
+            tasks: stacked tasks.
         Raises:
-            ValueError: they cannot be repeated in this way of batching.
+            ValueError: the layers cannot be seeded by task with this way of batching.
         """
         if self._random is None:
             task, steps = moved(rows_of(tasks, 0), self.device), self.learner.rule.steps
@@ -235,14 +242,14 @@ class MetaLoss:
                     f"{random.label} draws random numbers, and tasks that are vmapped or compiled cannot each have "
                     "their own; use batching='loop' without compiled, or take the layer out"
                 )
-            if random.found:  # torch's generator, from which layers draw, is one for all threads.
+            if random.found:  # All threads share torch's generator, from which layers draw.
                 self.shards.close()
                 self.shards = Shards(1, self.shards.tasks_per_shard)
             self._random = random
         return self._random
 
     def _map(self, function: Callable[[Task], Any], tasks: Task) -> list[Any]:
-        """function(chunk) for every chunk of tasks, on the learner's device."""
+        """Compute function(chunk) for every chunk of tasks, on the learner's device."""
         with explained(self.learner.network, self.batching == "vmap"):
             return self.shards.map(function, moved(tasks, self.device))
 
@@ -254,14 +261,14 @@ class MetaLoss:
         seed_of: Callable[[int], int] = int,
         first_order: bool | None = None,
     ) -> tuple[Adaptation, list[Tensor]]:
-        """These tasks' adaptations, and the gradient of the batch's mean meta-loss with respect to (θ, φ, α).
+        """Compute the tasks' adaptations, and the gradient of the batch's mean meta-loss with respect to (θ, φ, α).
 
         Args:
-            tasks: stacked.
-            weights: as in `meta_loss`.
-            share: which of the batch's tasks these are; by default all.
-            seed_of: the number of a task in the batch → seed of what random layers draw for it.
-            first_order: whether inner gradients are constants; by default as the learner has it.
+            tasks: stacked tasks.
+            weights: the weights of the steps, as in `meta_loss`.
+            share: this process's share of the batch, to which the tasks belong; None stands for the whole batch.
+            seed_of: a function from the number of a task in the batch to the seed of its random layers.
+            first_order: whether inner gradients are constants; None stands for the learner's own setting.
         """
         share = share or Share(len(tasks.support))
         with self.random_layers(tasks).learning(map(seed_of, range(share.rows.start, share.rows.stop))):
@@ -271,9 +278,9 @@ class MetaLoss:
         return moved(joined([adaptation for adaptation, _ in parts]), CPU), share.mean(means)
 
     def evaluate(self, tasks: Task, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`scores_by_step` of a batch, stacked over tasks, without learning."""
+        """Compute `scores_by_step` for a batch, stacked over tasks."""
 
-        @torch.no_grad()  # the grad mode belongs to a thread
+        @torch.no_grad()  # The grad mode is set per thread.
         def chunk(tasks: Task) -> tuple[Tensor, ...]:
             return self.over_tasks(lambda task: scores_by_step(self.learner, self.problem, task, steps), tasks)
 
@@ -283,7 +290,7 @@ class MetaLoss:
 
     @torch.no_grad()
     def track(self, tasks: Task, steps: int) -> None:
-        """Let running statistics, where the network has any, follow what is judged, on the first task's query set."""
+        """Update the network's running statistics, if it has any, on the first task's query set."""
         network = self.learner.network
         if not any(isinstance(layer, Norm) and layer.tracked for layer in network.modules()):
             return
@@ -292,7 +299,7 @@ class MetaLoss:
             track(network, partial(self.problem.outputs, network, params, task.query, step), step)
 
     def starts(self, tasks: Task) -> tuple[Tensor, Params]:
-        """Every task's γ (N, L), and ∇ of its support loss at θ, by name, stacked over tasks: what conflict is of."""
+        """Compute every task's γ (N, L) and the gradient of its support loss at θ, by name, stacked over tasks."""
 
         @torch.no_grad()
         def chunk(tasks: Task) -> tuple[Tensor, ...]:
@@ -307,12 +314,12 @@ class MetaLoss:
         return moved((gamma, dict(zip(self.learner.differentiated, gradients, strict=True))), CPU)
 
     def inspect(self, tasks: Task, steps: int, group: Group | None = None) -> Inspection:
-        """Conflict, γ, gradients before and after adaptation, the landscape around the first inner step; by task.
+        """Measure γ, conflict, gradients before and after adaptation, and the landscape around the first inner step.
 
         Args:
-            tasks: stacked.
-            steps: inner steps.
-            group: the processes that share these tasks; by default this one alone.
+            tasks: stacked tasks.
+            steps: the number of inner steps.
+            group: the processes that share these tasks; None stands for this one alone.
         """
         share = Share(len(tasks.support), group)
         tasks = rows_of(tasks, share.rows)
@@ -354,7 +361,7 @@ class MetaLoss:
     def _chunk_gradient(
         self, weights: tuple[float, ...], first_order: bool | None
     ) -> Callable[[Task], tuple[Adaptation, list[Tensor]]]:
-        """Adaptations of a chunk of tasks and the gradient of their summed losses; compiled once for every weights."""
+        """A function of a chunk's tasks: adaptations, and the gradient of summed losses; compiled once per weights."""
         key = (weights, first_order)
         if key in self._gradients:
             return self._gradients[key]
@@ -365,7 +372,7 @@ class MetaLoss:
             return self.over_tasks(lambda task: one(task=task), tasks)
 
         if self.compiled and self.device.type == "cpu":
-            # Static: a weight is a number of its own, not a symbol that several sets of weights share.
+            # Static: weights are constants of the compiled code, not symbols that several sets of weights share.
             losses = torch.compile(losses, dynamic=False)
 
         def gradient(tasks: Task) -> tuple[Adaptation, list[Tensor]]:

@@ -1,6 +1,6 @@
 """Prototypical networks (Snell et al. 2017): classify by the distance to each class's mean embedding.
 
-Here they serve L2F as another task embedding (Table 5): γ is read off the mean of a task's class prototypes.
+Here they give L2F another task embedding (Table 5): γ is computed from the mean of a task's class prototypes.
 """
 
 from dataclasses import dataclass, field
@@ -21,12 +21,16 @@ from .episodes import Images, Shape, Split, Task, draw_episodes
 
 @dataclass(frozen=True)
 class PrototypeSettings:
-    """Everything that changes the numbers of a prototypical network's training."""
+    """All settings that change the numbers of a prototypical network's training.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
 
     seed: int = 1
     """Seed of everything random."""
     ways: int = 20
-    """Classes per training episode; more than are asked for later, as its paper advises."""
+    """Classes per training episode; more than in later tasks, as its paper advises."""
     shots: int = 1
     """Support images per class."""
     queries: int = 5
@@ -46,21 +50,37 @@ class PrototypeSettings:
 
 
 def class_prototypes(vectors: Tensor, ways: int) -> Tensor:
-    """c_k = mean of class k's support embeddings (Snell et al., Eq. 1): (N·K, E) class by class → (N, E)."""
+    """Compute c_k, the mean of class k's support embeddings (Snell et al., Eq. 1).
+
+    Args:
+        vectors: (N·K, E), class by class.
+        ways: N, the number of classes.
+    Returns:
+        (N, E).
+    """
     return vectors.unflatten(0, (ways, -1)).mean(1)
 
 
 def distance_logits(queries: Tensor, prototypes: Tensor) -> Tensor:
-    """−‖f(x) − c_k‖², whose softmax is p(y = k | x) (Snell et al., Eq. 2): (Q, E), (N, E) → (Q, N)."""
+    """Compute −‖f(x) − c_k‖², whose softmax is p(y = k | x) (Snell et al., Eq. 2).
+
+    Args:
+        queries: (Q, E).
+        prototypes: (N, E).
+    Returns:
+        (Q, N).
+    """
     return -torch.cdist(queries, prototypes, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 class PrototypicalNetwork:
-    """Trains an embedding by the prototypical loss; an experiment as `training.loop.train` takes it.
+    """An experiment for `training.loop.train` that learns an embedding by the prototypical loss.
 
     Args:
-        data: images of each split.
-        settings: everything else.
+        data: the images of each split.
+        settings: the settings; None stands for the defaults.
+    Raises:
+        ValueError: a split has too few classes, or too few images of one.
     """
 
     def __init__(self, data: dict[Split, Images], settings: PrototypeSettings | None = None) -> None:
@@ -78,15 +98,17 @@ class PrototypicalNetwork:
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=chosen.lr)
 
     def check(self, split: Split) -> None:
-        """Refuse images that a split's episodes cannot be drawn from.
+        """Refuse a split that is too small for its episodes.
 
+        Args:
+            split: the split.
         Raises:
             ValueError: there are too few classes, or too few images of one.
         """
         self.shapes[split].check(self.data[split], split)
 
     def iterate(self, iteration: int) -> dict[str, float]:
-        """One Adam step on one episode."""
+        """Take one step of Adam on one episode, and return its metrics."""
         task = self._draw("train", generator(self.settings.seed, Stream.TASKS, iteration), 1)
         loss, accuracy = self._episode(Task(*(values[0] for values in task)), self.shapes["train"].ways)
         self.optimiser.zero_grad()
@@ -96,22 +118,22 @@ class PrototypicalNetwork:
         return {"loss": float(loss.detach()), "accuracy/step_0": float(accuracy)}
 
     def validate(self, iteration: int) -> dict[str, float]:
-        """Accuracy on fixed validation episodes."""
+        """Compute the accuracy on fixed validation episodes."""
         random = generator(self.settings.seed, Stream.VALIDATION, 0)
         accuracies = self._accuracies("val", random, self.settings.validation_tasks)
         return {"validation/accuracy/step_0": float(accuracies.mean())}
 
     def evaluate(self, split: Split, tasks: int, seed: int) -> np.ndarray:
-        """Accuracies of the nearest prototype on episodes that training never draws, in the ways of validation.
+        """Compute accuracies of the nearest prototype on episodes that training does not draw, with validation_ways.
 
         Args:
-            split: whose classes.
-            tasks: how many episodes; the first of them are the same for any number.
-            seed: of the episodes.
+            split: the split of the episodes' classes.
+            tasks: the number of episodes; the first episodes are the same for any number.
+            seed: the seed of the episodes.
         Returns:
-            (tasks, 1), for there is nothing to adapt.
+            (tasks, 1); there are no inner steps.
         Raises:
-            ValueError: the split has too few classes or images, or there are no episodes.
+            ValueError: the split has too few classes or images, or the number of episodes is not positive.
         """
         check_count("tasks", tasks)
         self.check(split)
@@ -119,7 +141,7 @@ class PrototypicalNetwork:
 
     @torch.no_grad()
     def _accuracies(self, split: Split, random: np.random.Generator, number: int) -> Tensor:
-        """Of so many episodes, each drawn when it is judged: (number,)."""
+        """The accuracies of episodes, each drawn when it is judged: (number,)."""
         ways, accuracies = self.shapes[split].ways, []
         for _ in range(number):
             task = self._draw(split, random, 1)
@@ -128,25 +150,29 @@ class PrototypicalNetwork:
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """Images (n, C, H, W) in [0, 1] → embeddings (n, E)."""
+        """Map images (n, C, H, W) in [0, 1] to embeddings (n, E)."""
         return self.network.features(self._params, images)
 
     @property
     def embedding_size(self) -> int:
-        """E."""
+        """E, the length of an embedding."""
         return self.network.feature_size
 
     def state_dict(self) -> dict[str, Any]:
-        """The network and the optimiser's moments."""
+        """Return the network's parameters and the optimiser's moments."""
         return {"network": dict(self.network.state_dict()), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state; CheckpointError where it is another network's."""
+        """Continue from a state.
+
+        Raises:
+            CheckpointError: the state belongs to another network.
+        """
         load_into(self.network, state.get("network", {}), "network")
         self.optimiser.load_state_dict(state["optimiser"])
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing; this experiment holds no resources."""
 
     @property
     def _params(self) -> Params:

@@ -1,4 +1,4 @@
-"""Everything that changes the numbers of a supervised run, and each method's best known setting for each problem."""
+"""All settings that change the numbers of a supervised run, and each method's best known setting per problem."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,21 +14,25 @@ Schedule = Literal["constant", "cosine"]
 
 @dataclass(frozen=True)
 class MetaOptimiser:
-    """The meta-update: Adam on (θ, φ, α)."""
+    """The meta-update, Adam on (θ, φ, α).
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
 
     meta_lr: float = 1e-3
     """Adam's step size."""
     schedule: Schedule = "constant"
-    """Its step size over training: `constant`, or `cosine` down to final_lr (MAML++)."""
+    """Adam's step size over training: `constant`, or `cosine` down to final_lr (MAML++)."""
     final_lr: float = 1e-5
-    """Where the cosine schedule ends."""
+    """Adam's step size at the end of the cosine schedule."""
     clip: float | None = None
     """Clamp every entry of the meta-gradient to ±clip; the official code uses 10 for images."""
     first_order_iterations: int = 0
-    """Meta-iterations at the beginning with first-order gradients, second order after (MAML++'s annealing)."""
+    """Meta-iterations at the beginning with first-order gradients; later ones are second order (MAML++'s annealing)."""
     multi_step_iterations: int = 0
-    """Meta-iterations over which the loss anneals from all inner steps alike to the last alone (MAML++'s multi-step
-    loss); 0 counts the last step only."""
+    """Meta-iterations over which the loss anneals from equal weights of all inner steps to the last step alone
+    (MAML++'s multi-step loss); 0 counts the last step only."""
 
     def __post_init__(self) -> None:
         check_choices(self, schedule=Schedule)
@@ -38,15 +42,18 @@ class MetaOptimiser:
 
 @dataclass(frozen=True)
 class SupervisedSettings:
-    """Everything that changes the numbers of a supervised run, but for the problem's own.
+    """All settings that change the numbers of a supervised run, except for the problem's own.
 
     A method at its best known setting for a problem is `SupervisedSettings.for_problem("sinusoid", "maml")`. The
     fields' own defaults are those of the L2F paper and of its official code.
+
+    Raises:
+        ValueError: a setting is unknown or out of range.
     """
 
     method: Method = "l2f"
-    """`l2f`: the initialisation is attenuated by factors γ that are read off the task. `maml`: the same code without
-    attenuation. `l2f-paper`: L2F as published, one γ per tensor from 0.5, read off raw gradients."""
+    """`l2f`: the initialisation is attenuated by factors γ that are computed from the task. `maml`: the same code
+    without attenuation. `l2f-paper`: L2F as published, one γ per tensor from 0.5, computed from raw gradients."""
     seed: int = 1
     """Seed of everything random."""
     tasks_per_batch: int = 25
@@ -58,7 +65,7 @@ class SupervisedSettings:
     optimiser: MetaOptimiser = field(default_factory=MetaOptimiser)
     """The meta-update."""
     validation_tasks: int = 100
-    """Tasks of every validation, the same each time."""
+    """Tasks of every validation, always the same."""
     diagnostics_every: int = 100
     """Meta-iterations between two measurements of conflict."""
 
@@ -68,10 +75,10 @@ class SupervisedSettings:
 
     @classmethod
     def for_problem(cls, problem: str, method: str = "l2f") -> Self:
-        """A method at its best known setting; the launchers' defaults are these.
+        """Return a method at its best known setting, which is the launchers' default.
 
         Args:
-            problem: `sinusoid`, or `image_classification`.
+            problem: the problem, `sinusoid` or `image_classification`.
             method: the method's name.
         Raises:
             ValueError: the problem or the method is unknown.

@@ -24,7 +24,7 @@ ACCEPTED = "a pickled dict of `keys`, n strings <image>-<class>-<file>, and `emb
 
 @dataclass(frozen=True)
 class Embeddings:
-    """One split of a data set, embedded: rows in the order of their classes.
+    """The embeddings of one split of a data set, in the order of their classes.
 
     Raises:
         ValueError: vectors, labels and classes do not fit each other.
@@ -35,9 +35,9 @@ class Embeddings:
     labels: Tensor
     """(n,) int64, ascending class numbers from 0."""
     classes: tuple[str, ...]
-    """The classes' names, each once."""
+    """The names of the classes, all different."""
     where: str = ""
-    """Where they come from, for messages."""
+    """The source of the embeddings, for messages."""
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or len(self.vectors) != len(self.labels):
@@ -49,7 +49,7 @@ class Embeddings:
 
     @property
     def counts(self) -> Tensor:
-        """(classes,), rows of each class."""
+        """(classes,), the number of rows of each class."""
         return torch.bincount(self.labels)
 
 
@@ -57,7 +57,7 @@ def load_embeddings(folder: Path) -> dict[Split, Embeddings]:
     """Read the three files {train,val,test}_embeddings.pkl of a folder, in the format of LEO's published embeddings.
 
     Args:
-        folder: holds the files, such as `<root>/miniImageNet/center`.
+        folder: the folder of the files, such as `<root>/miniImageNet/center`.
     Raises:
         ValueError: a file is missing or of another format, the splits' embeddings differ in size, or share a class.
     """
@@ -78,11 +78,11 @@ def save_embeddings(folder: Path, split: Split, vectors: np.ndarray, class_names
     """Write one split's file in the format of LEO's published embeddings.
 
     Args:
-        folder: where to; made if missing.
-        split: which.
+        folder: the folder of the file, which is made if it is missing.
+        split: the split.
         vectors: (n, D), normalised or not.
-        class_names: of each row. LEO's own reader ends a class name at "-" and at "_", so that these two, and "%",
-            are written as %2D, %5F and %25; `load_embeddings` turns them back.
+        class_names: the class name of each row. LEO's own reader ends a class name at "-" and at "_", so these two, and
+            "%", are written as %2D, %5F and %25; `load_embeddings` turns them back.
     Returns:
         The file's path.
     Raises:
@@ -127,7 +127,7 @@ def _read_embeddings(path: Path) -> Embeddings:
         )
     written = [_class_name(text, path) for text in texts]
     names = [_ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), name) for name in written]
-    # Hyphens sort like the underscores that older files have in their place, so that both draw the same tasks.
+    # Hyphens are sorted like underscores, which older files have instead, so that both draw the same tasks.
     classes = sorted(set(names), key=lambda name: (name.replace("-", "_"), name))
     if len(classes) < len(set(written)):
         raise ValueError(f"{path} writes the name of a class in two ways, with and without %2D, %5F or %25; use one")
@@ -139,7 +139,7 @@ def _read_embeddings(path: Path) -> Embeddings:
 
 
 def _class_name(key: str, path: Path) -> str:
-    """The class in a key <image>-<class>-<file>; where hyphens leave a choice, the file begins with <class>_."""
+    """The class in a key <image>-<class>-<file>; where hyphens make it ambiguous, the file begins with <class>_."""
     _, _, rest = key.partition("-")
     names = [rest[:i] for i, letter in enumerate(rest) if letter == "-" and i > 0]
     if not names:
@@ -155,7 +155,16 @@ def _class_name(key: str, path: Path) -> str:
 
 
 def draw_tasks(data: Embeddings, shape: Shape, random: np.random.Generator, number: int) -> Task:
-    """N-way K-shot tasks of embeddings; as `episodes.draw_episodes`, inputs (number, S or Q, D)."""
+    """Draw N-way K-shot tasks of embeddings.
+
+    Args:
+        data: the split.
+        shape: the numbers of classes and embeddings of a task.
+        random: the source of random numbers.
+        number: the number of tasks.
+    Returns:
+        Tasks as those of `episodes.draw_episodes`, with inputs (number, S or Q, D).
+    """
     support, query = (data.vectors[rows.to(data.vectors.device)] for rows in draw_rows(data, shape, random, number))
     support_targets, query_targets = (targets.to(support.device) for targets in shape.targets(number))
     return Task(support, support_targets, query, query_targets, support.new_zeros(number, 0))

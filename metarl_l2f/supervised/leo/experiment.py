@@ -1,4 +1,4 @@
-"""A LEO run: settings, meta-parameters, and the object that iterates, validates and evaluates (equations: leo.py)."""
+"""A LEO run: settings, meta-parameters, and the object that iterates, validates and evaluates."""
 
 import logging
 import math
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Method = Literal["l2f", "leo"]
 
 TASKS_AT_ONCE = 100
-"""Tasks that validation and evaluation hold in memory together."""
+"""The number of tasks that validation and evaluation hold in memory together."""
 
 _WEIGHTS = ("lr", "l2", "orthogonality", "dropout", "kl", "encoder_penalty")
 PUBLISHED: Mapping[tuple[str, int], Mapping[str, float]] = {
@@ -43,12 +43,16 @@ PUBLISHED: Mapping[tuple[str, int], Mapping[str, float]] = {
         ("tieredImageNet", 5): (6.110314e-4, 1.690399e-10, 2.481216e-2, 0.415158, 1.622811, 2.672450e-5),
     }.items()
 }
-"""What the released code's authors found best for it, by data set and shots, as fields of `LEOSettings`."""
+"""The published best settings of the released code, by data set and shots, as fields of `LEOSettings`."""
 
 
 @dataclass(frozen=True)
 class LEOSettings:
-    """Everything that changes the numbers of a LEO run; weights of losses as published for miniImageNet, 1 shot."""
+    """All settings that change the numbers of a LEO run; the defaults are those published for miniImageNet, 1 shot.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
 
     method: Method = "l2f"
     """`l2f`: LEO + L2F; or `leo`: the same code without attenuation."""
@@ -69,11 +73,11 @@ class LEOSettings:
     inner_steps: int = 5
     """Gradient steps k on the latent codes."""
     finetuning_steps: int = 5
-    """Gradient steps f on the weights, after those."""
+    """Gradient steps f on the weights, after the latent steps."""
     latent_lr: float = 1.0
-    """Where the step sizes α of the codes start, learned, one per entry of a code."""
+    """Initial step size α of the codes, which is learned for each entry of a code."""
     finetuning_lr: float = 0.001
-    """Where the step sizes α′ of the weights start, learned, one per entry of an embedding."""
+    """Initial step size α′ of the weights, which is learned for each entry of an embedding."""
     kl: float = 0.756143
     """Weight β of the codes' KL divergence from the standard normal."""
     encoder_penalty: float = 5.756821e-6
@@ -81,9 +85,9 @@ class LEOSettings:
     l2: float = 3.623413e-10
     """Weight λ₁ of the squared weights of encoder, relation network and decoder."""
     orthogonality: float = 0.188103
-    """Weight λ₂ of the decoder's rows being correlated."""
+    """Weight λ₂ of the squared correlations of the decoder's rows."""
     dropout: float = 0.307651
-    """Chance of an embedding's entry to be dropped in training, anew for the encoder and every loss."""
+    """Probability that an entry of an embedding is dropped in training, drawn anew for the encoder and every loss."""
     lr: float = 2.739071e-4
     """Step size of Adam."""
     clip: float = 0.1
@@ -112,7 +116,7 @@ class LEOSettings:
 
     @property
     def shape(self) -> Shape:
-        """What an episode consists of."""
+        """The numbers of classes and embeddings of a task."""
         return Shape(self.ways, self.shots, self.queries)
 
 
@@ -120,8 +124,8 @@ class LEO(nn.Module):
     """The meta-parameters: encoder, relation network and decoder, linear and without biases, step sizes, and L2F's φ.
 
     Args:
-        size: of an embedding, D.
-        settings: of the run.
+        size: D, the length of an embedding.
+        settings: the settings of the run.
     """
 
     def __init__(self, size: int, settings: LEOSettings) -> None:
@@ -147,7 +151,13 @@ class LEO(nn.Module):
 
 
 def draw_noise(settings: LEOSettings, size: int, random: np.random.Generator) -> Noise:
-    """The noise of one meta-batch of embeddings of a size D, stacked over tasks."""
+    """Draw the noise of one meta-batch, stacked over tasks.
+
+    Args:
+        settings: the settings of the run.
+        size: D, the length of an embedding.
+        random: the source of random numbers.
+    """
     s, keep = settings, 1 - settings.dropout
 
     def normal(*shape: int) -> Tensor:
@@ -166,7 +176,7 @@ def draw_noise(settings: LEOSettings, size: int, random: np.random.Generator) ->
 
 
 def no_noise(settings: LEOSettings) -> Noise:
-    """The noise of evaluation, for every task: means instead of samples, and nothing dropped."""
+    """Return the noise of evaluation, the same for every task: means instead of samples, and no dropout."""
     steps = settings.inner_steps + settings.finetuning_steps
     return Noise(
         torch.zeros(1, 1), torch.zeros(settings.inner_steps + 1, 1, 1), torch.ones(1 + steps, 1, 1), torch.ones(1, 1)
@@ -174,14 +184,14 @@ def no_noise(settings: LEOSettings) -> Noise:
 
 
 def meta_loss(outcome: Outcome, params: Params, settings: LEOSettings) -> Tensor:
-    """Mean over tasks of L^val + β KL + γ ‖stopgrad(z′) − z‖², plus R (the released code's `_build`)."""
+    """Compute the mean over tasks of L^val + β KL + γ ‖stopgrad(z′) − z‖², plus R (the released code's `_build`)."""
     s = settings
     tasks = outcome.query_loss + s.kl * outcome.kl + s.encoder_penalty * outcome.penalty
     return tasks.mean() + regulariser(params, s.l2, s.orthogonality)
 
 
 def clip(gradient: Tensor, bound: float) -> Tensor:
-    """One meta-parameter's gradient, its entries cut at ±bound, then its norm (the code's `_clip_gradients`)."""
+    """Clip one meta-parameter's gradient: its entries at ±bound, then its norm (the code's `_clip_gradients`)."""
     cut = gradient.clamp(-bound, bound)
     return cut * (bound / cut.norm()).clamp_max(1)
 
@@ -201,9 +211,9 @@ class LEOExperiment:
     """Meta-trains LEO, or LEO + L2F, on the tasks of an embedded data set.
 
     Args:
-        data: by split, as `load_embeddings` reads it.
-        settings: everything that changes the numbers.
-        group: the processes that share every batch of training tasks; by default this one alone.
+        data: the embeddings of each split, as `load_embeddings` reads them.
+        settings: the settings; None stands for the defaults.
+        group: the processes that share every batch of training tasks; None stands for this one alone.
     Raises:
         ValueError: a split has too few classes, or too few embeddings of one.
     """
@@ -225,7 +235,7 @@ class LEOExperiment:
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=s.lr)
 
     def iterate(self, iteration: int) -> dict[str, float]:
-        """One step of Adam on a batch of training tasks; returns its metrics."""
+        """Take one step of Adam on a batch of training tasks, and return its metrics."""
         begin, s = time.perf_counter(), self.settings
         drawn = self._draw("train", generator(s.seed, Stream.TASKS, iteration), s.tasks_per_batch)
         noises = draw_noise(s, self.size, generator(s.seed, Stream.DATA, iteration))
@@ -239,7 +249,7 @@ class LEOExperiment:
             "loss/encoder_penalty": outcome.penalty.mean(),
             **_by_step(outcome.accuracy),
         }
-        # Before the update: a γ that is learned freely is the very parameter that the update moves.
+        # Before the update: a free γ is itself a parameter that the update moves.
         metrics = {tag: mean.item() for tag, mean in self.share.mean(means).items()}
         metrics |= self._gammas(self.share.gather(outcome.gamma))
         norm = self._update(loss)
@@ -249,28 +259,29 @@ class LEOExperiment:
         return metrics | {"gradient_norm": norm, "time/iteration": time.perf_counter() - begin}
 
     def validate(self, iteration: int) -> dict[str, float]:
-        """Accuracies before adaptation and after every step on the run's validation tasks, the same at every call."""
+        """Compute accuracies before adaptation and after every step on the run's validation tasks, which are fixed."""
         s = self.settings
         accuracies = self._accuracies("val", generator(s.seed, Stream.VALIDATION, 0), s.validation_tasks)
         return {f"validation/{tag}": value.item() for tag, value in _by_step(accuracies).items()}
 
     def evaluate(self, split: Split, tasks: int, seed: int) -> np.ndarray:
-        """Accuracies on tasks that training never draws, with means instead of samples, without learning.
+        """Compute accuracies on tasks that training does not draw, with means instead of samples.
 
         Args:
-            split: whose classes.
-            tasks: how many; the first of them are the same for any number.
-            seed: of the tasks.
+            split: the split of the tasks' classes.
+            tasks: the number of tasks; the first tasks are the same for any number.
+            seed: the seed of the tasks.
         Returns:
-            (tasks, 1 + k + f): of the decoded classifier, after 1 … k latent steps, after 1 … f fine-tuning steps.
+            (tasks, 1 + k + f), the accuracies of the decoded classifier, after 1 … k latent steps, and after 1 … f
+            fine-tuning steps.
         Raises:
-            ValueError: there are no tasks.
+            ValueError: the number of tasks is not positive.
         """
         check_count("tasks", tasks)
         return self._accuracies(split, generator(seed, Stream.EVALUATION, 0), tasks).numpy()
 
     def state_dict(self) -> dict[str, Any]:
-        """The meta-parameters, and Adam's state."""
+        """Return the meta-parameters and Adam's state."""
         return {"model": dict(self.model.state_dict()), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -283,7 +294,7 @@ class LEOExperiment:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing; an experiment of LEO holds no resources."""
 
     def _draw(self, split: Split, random: np.random.Generator, number: int) -> Task:
         return draw_tasks(self.data[split], self.settings.shape, random, number)
@@ -294,7 +305,7 @@ class LEOExperiment:
         return vmap(one, in_dims=(0, noise_axis))(tasks, noise)
 
     def _update(self, loss: Tensor) -> float:
-        """One clipped step of Adam, unless the gradient is not finite; returns its norm before clipping."""
+        """Take one clipped step of Adam, unless the gradient is not finite; return its norm before clipping."""
         self.optimiser.zero_grad()
         loss.backward()
         moved = [p for p in self.model.parameters() if p.grad is not None]
@@ -315,7 +326,7 @@ class LEOExperiment:
         return torch.cat(parts)
 
     def _gammas(self, gamma: Tensor) -> dict[str, float]:
-        """Mean of γ, and its standard deviation over tasks."""
+        """The mean of γ, and its standard deviation over tasks."""
         if self.model.attenuator is None:
             return {}
         entries = self.model.attenuator.by_tensor(gamma)["weights"]
