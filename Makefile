@@ -55,9 +55,15 @@ coverage: $(INSTALLED) ## which lines of metarl_l2f and envs the tests run
 test-mutations: $(INSTALLED) ## break the core's equations on purpose, and see that a test fails each time
 	$(BIN)/python tests/mutations.py
 
-lint: $(INSTALLED) ## check style and formatting with ruff
+# Like mypy, import-linter does not read setup.cfg's package_dir, so it is shown the folders under their installed names.
+lint: $(INSTALLED) ## check style and formatting with ruff, and who imports whom with import-linter
 	$(BIN)/ruff check --quiet $(CODE)
 	$(BIN)/ruff format --quiet --check $(CODE)
+	@rm -rf build/imports && mkdir -p build/imports/metarl_l2f
+	@ln -s "$(CURDIR)"/metarl_l2f/* "$(CURDIR)"/envs "$(CURDIR)"/launchers build/imports/metarl_l2f
+	@ln -s "$(CURDIR)"/studies "$(CURDIR)"/benchmarks build/imports
+	@echo '$(BIN)/lint-imports setup.cfg'; cd build/imports && \
+	  found=$$("$(CURDIR)"/$(BIN)/lint-imports --no-logo --no-cache "$(CURDIR)"/setup.cfg) || { echo "$$found"; exit 1; }
 
 # mypy does not read setup.cfg's package_dir, so it is shown the folders under their installed names. Tests are left out:
 # many pass a wrong value on purpose.
