@@ -1,4 +1,4 @@
-"""What adaptation is worth on held-out tasks: the mean after 0 … k steps, with 95 % intervals over tasks.
+"""Scores on held-out tasks: their means after 0 … k inner steps, with 95 % intervals over tasks.
 
 Knows no domain: a score is a return, an error or an accuracy, one number per task and step.
 """
@@ -23,7 +23,7 @@ from ..training.files import write_atomically
 
 CONFIDENCE = 0.95
 GROUPS = 4
-"""Lines of the table by task, at most."""
+"""The largest number of lines in the table by task."""
 
 
 class Interval(NamedTuple):
@@ -36,7 +36,7 @@ class Interval(NamedTuple):
         return f"{self.mean:.2f}{self.margin(2)}"
 
     def margin(self, digits: int) -> str:
-        """ " ± half-width", to print after the mean; nothing where a single value has no interval."""
+        """Return " ± half-width", to print after the mean; "" where a single value has no interval."""
         return "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
 
 
@@ -60,31 +60,31 @@ class Evaluation:
     """Scores of one trained model on held-out tasks."""
 
     scores: np.ndarray
-    """(N, k + 1): of every task, before adaptation and after 1 … k steps."""
+    """(N, k + 1): the score of every task, before adaptation and after 1 … k steps."""
     protocol: Mapping[str, Any]
-    """How they were measured: environment, tasks, episodes, seed. Two evaluations that share it can be paired."""
+    """How the scores were measured: environment, tasks, episodes, seed. Evaluations with one protocol can be paired."""
     model: Mapping[str, Any] = field(default_factory=dict)
-    """What was measured: run, method, checkpoint, later step sizes."""
+    """The model that was measured: run, method, checkpoint, later step sizes."""
     tasks: np.ndarray | None = None
-    """(N, ...), what the tasks were, where they are numbers."""
+    """(N, ...): the tasks, where they are numbers."""
     score: str = "return"
     """Name of the score, such as return, mse or accuracy."""
     digits: int = 2
     """Decimals of the score that are worth printing."""
 
     def intervals(self) -> list[Interval]:
-        """Mean over tasks and its interval, after 0 … k steps."""
+        """Return the mean over tasks and its interval, after 0 … k steps."""
         return [mean_interval(column) for column in self.scores.T]
 
     def table(self) -> str:
-        """A plain-text table, one line per step."""
+        """Return a plain-text table, one line per step, and one per group of tasks where there are groups."""
         numbered, digits = enumerate(self.intervals()), self.digits
         rows = [f"{k:>5}  {interval.mean:>9.{digits}f}{interval.margin(digits)}" for k, interval in numbered]
         heading = f"steps  {self.score} (mean over {len(self.scores)} held-out tasks ± 95 % interval)"
         return "\n".join([heading, *rows, *self._table_by_task()])
 
     def _table_by_task(self) -> list[str]:
-        """Lines with the mean of every group of tasks, so that no average hides a task that fails."""
+        """Return lines with the mean of every group of tasks, so that no average hides a task that fails."""
         groups = task_groups(self.tasks) if self.tasks is not None else {}
         if len(groups) < 2:
             return []
@@ -99,7 +99,7 @@ class Evaluation:
         ]
 
     def save(self, path: Path) -> None:
-        """Write evaluation.json: protocol, mean and interval by step, and every task's scores, to the last digit."""
+        """Write evaluation.json: protocol, mean and interval by step, and every task's scores, with every digit."""
         content = {
             "protocol": dict(self.protocol),
             "model": dict(self.model),
@@ -149,7 +149,7 @@ def write_scores(path: Path, columns: Sequence[str], evaluations: Mapping[tuple[
 
 
 def read_scores(path: Path) -> dict[tuple[str, ...], Evaluation]:
-    """Read what `write_scores` wrote: by key, evaluations whose protocol says nothing.
+    """Read what `write_scores` wrote: evaluations by key, with an empty protocol.
 
     Raises:
         ValueError: the file is of another kind, or damaged.
@@ -169,12 +169,12 @@ def read_scores(path: Path) -> dict[tuple[str, ...], Evaluation]:
 
 
 def task_groups(tasks: np.ndarray) -> dict[str, np.ndarray]:
-    """Tasks that are single numbers, put together: equal ones where there are few values, else quarters of their range.
+    """Group tasks that are single numbers: equal ones where there are few values, else by quarters of their range.
 
     Args:
         tasks: (N,); tasks of any other shape are not grouped.
     Returns:
-        For every group that holds a task, what to call it, and a mask (N,).
+        For every group that holds a task, by its name, a mask (N,).
     """
     tasks = np.asarray(tasks)
     if tasks.ndim != 1 or not np.issubdtype(tasks.dtype, np.number):
@@ -189,7 +189,7 @@ def task_groups(tasks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def paired_differences(ours: Evaluation, theirs: Evaluation) -> list[Interval]:
-    """Mean of the task-by-task differences ours − theirs after 0 … k steps, with intervals over tasks.
+    """Compute the mean of the task-by-task differences ours − theirs after 0 … k steps, with intervals over tasks.
 
     Raises:
         ValueError: the two were not measured under the same protocol on the same tasks.
@@ -214,17 +214,17 @@ class Comparison:
     """
 
     ours: Evaluation
-    """Of the first model, A."""
+    """The evaluation of the first model, A."""
     theirs: Evaluation
-    """Of the second model, B."""
+    """The evaluation of the second model, B."""
     names: tuple[str, str]
-    """What to call them."""
+    """The names of the two models."""
 
     def __post_init__(self) -> None:
         paired_differences(self.ours, self.theirs)
 
     def differences(self) -> list[Interval]:
-        """A − B after 0 … k steps: mean over tasks, and its 95 % interval."""
+        """Return A − B after 0 … k steps: the mean over tasks, and its 95 % interval."""
         return paired_differences(self.ours, self.theirs)
 
     def table(self) -> str:
