@@ -55,8 +55,12 @@ coverage: $(INSTALLED) ## which lines of metarl_l2f and envs the tests run
 test-mutations: $(INSTALLED) ## break the core's equations on purpose, and see that a test fails each time
 	$(BIN)/python tests/mutations.py
 
+# For environments that were made before it was needed.
+$(BIN)/lint-imports:
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+
 # Like mypy, import-linter does not read setup.cfg's package_dir, so it is shown the folders under their installed names.
-lint: $(INSTALLED) ## check style and formatting with ruff, and who imports whom with import-linter
+lint: $(INSTALLED) $(BIN)/lint-imports ## check style and formatting with ruff, and who imports whom with import-linter
 	$(BIN)/ruff check --quiet $(CODE)
 	$(BIN)/ruff format --quiet --check $(CODE)
 	@rm -rf build/imports && mkdir -p build/imports/metarl_l2f
