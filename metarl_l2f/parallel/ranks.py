@@ -254,8 +254,8 @@ class Ranks(Group):
             raise RankError(
                 f"rank {self.rank} of {self.size}, on {socket.gethostname()}, lost the others after {waited:.1f} s "
                 f"while they {did} (it waits {self.timeout:g} s at most): {reason}. One of them ended, and its own "
-                "output says why, or the network between them is cut. rank_timeout sets the wait; with torchrun "
-                "--max-restarts the group goes on from the last checkpoint"
+                "output says why, or the network between them is cut. A longer time-out helps if they are "
+                "only slow; with torchrun's --max-restarts the group goes on from the last checkpoint"
             ) from error
         finally:
             self.seconds += time.perf_counter() - begin

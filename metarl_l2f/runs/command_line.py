@@ -12,6 +12,7 @@ import tyro
 
 from ..parallel.ranks import Group, RankError, StoppedError
 from ..rl.workers import WorkerError
+from ..supervised.data.pictures import UnlikeError
 from ..training.config import command, from_json, to_json
 from ..training.run_folder import RunExistsError, RunLockedError, RunMissingError
 from .load import read_config
@@ -24,6 +25,7 @@ HINTS: Mapping[type[Exception], str] = {
     RunExistsError: "--resume names a run to continue, --log-dir the folder of a new one",
     RunLockedError: "--log-dir names another folder",
     RankError: "--rank-timeout sets how long ranks wait for each other",
+    UnlikeError: "--image-size and --channels do so",
 }
 """Hints at flags, by the library's errors that they concern; the library itself knows no flags."""
 Options = TypeVar("Options", bound=RunOptions)

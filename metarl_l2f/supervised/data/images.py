@@ -17,7 +17,7 @@ from .augmentation import with_rotations
 from .files import Tree, listed, open_tree
 from .layouts import LAYOUTS, Layout, omniglot_layout, recognised
 from .omniglot import OMNIGLOT_SIZE, Omniglot
-from .pictures import MAKE_ALIKE, stacked
+from .pictures import MAKE_ALIKE, UnlikeError, stacked
 from .repeats import Repeats
 
 __all__ = ["LAYOUTS", "SPLITS", "Omniglot", "load_images"]
@@ -74,7 +74,7 @@ def load_images(
     _warn_of_the_rest(everything, layout)
     shapes = {split: tuple(images.pixels.shape[1:]) for split, images in splits.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"{path} has splits whose images differ, (C, H, W) are {shapes}; {MAKE_ALIKE}")
+        raise UnlikeError(f"{path} has splits whose images differ, (C, H, W) are {shapes}; {MAKE_ALIKE}")
     turned = options.rotations if layout is by_character else ()
     return {split: with_rotations(images) if split in turned else images for split, images in splits.items()}
 

@@ -280,7 +280,7 @@ LAYOUTS = (
 INTO_FOLDERS = "write their pictures to {train,val,test}/<class>/"
 KNOWN_ELSEWHERE = (
     (r"\.(tar(\.\w+)?|tgz|tbz2?|txz|7z|rar)", "an archive that is no zip archive", "unpack it and give the folder"),
-    (r"_embeddings\.pkl", "embeddings for LEO", "give them to launchers/leo.py with --embeddings"),
+    (r"_embeddings\.pkl", "embeddings for LEO", "give them to launchers/leo.py"),
     (r"\.(hdf5|h5)", "HDF5 files, as torchmeta makes them", INTO_FOLDERS),
     (r"(\.tfrecords?|/dataset_spec\.json)", "Meta-Dataset's records", INTO_FOLDERS),
     (

@@ -16,7 +16,11 @@ from .files import FORMATS, File, Unreadable
 
 # 64 million pixels; larger images are no pictures of a data set but mistakes or attacks.
 MAX_PIXELS = 2**26
-MAKE_ALIKE = "pass size=... (--image-size) to resize them, channels=1 or 3 (--channels) to make them all grey or RGB"
+MAKE_ALIKE = "pass size=... to resize them, channels=1 or 3 to make them all grey or RGB"
+
+
+class UnlikeError(ValueError):
+    """Images differ in size or mode, or have a mode that must be converted; the text names the arguments that help."""
 
 
 class Picture(NamedTuple):
@@ -46,7 +50,7 @@ def stacked(pictures: list[Picture], size: int | None, channels: Literal[1, 3] |
     for i, picture in enumerate(pictures):
         image = _decoded(picture, size, channels)
         if image.shape != first.shape:
-            raise ValueError(
+            raise UnlikeError(
                 f"images must have one size and mode, but {pictures[0].where} is {_shape(first)} and {picture.where} "
                 f"is {_shape(image)}; {MAKE_ALIKE}"
             )
@@ -67,9 +71,9 @@ def _decoded(picture: Picture, size: int | None, channels: Literal[1, 3] | None)
     except Exception as error:  # a damaged file can fail anywhere in its decoder
         raise ValueError(f"{picture.where} cannot be read as an image: {error}; replace it") from error
     if image.mode not in ("L", "RGB"):
-        raise ValueError(
+        raise UnlikeError(
             f"{picture.where} has the mode {image.mode!r}, and images are grey or RGB, 8 bits a channel; "
-            "pass channels=1 or 3 (--channels) to convert palettes and inks and lay transparent images on white, and "
+            "pass channels=1 or 3 to convert palettes and inks and lay transparent images on white, and "
             "convert other depths yourself"
         )
     if size is not None and image.size != (size, size):
