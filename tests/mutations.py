@@ -1,26 +1,27 @@
 """Break the code on purpose, one line at a time, and see that a test fails: `make test-mutations`, some minutes.
 
-Every mutation replaces one piece of text, which must stand in its file exactly once, in a copy of the package; the
-tests of that file then run against the copy. One that no test notices is a test that is missing.
+`mutations.toml` lists what is broken. Every mutation replaces one piece of text in a copy of the package; tests of that
+file then run against the copy. One that no test notices is a test that is missing. Words on the command line choose
+the mutations whose file or new text contains one of them.
 """
 
+import contextlib
+import io
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
+import tomllib
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
-TESTS = {
-    "core.py": ("test_core.py", "test_adaptation.py", "test_supervised.py"),
-    "rl/trpo.py": ("test_trpo.py", "test_adaptation.py", "faults/test_trust_region.py"),
-    "rl/episodes.py": ("test_episodes.py", "test_adaptation.py"),
-}
-"""Which tests are asked, in this order, until one fails."""
+PROCESSES = 2
 
 
 class Mutation(NamedTuple):
@@ -28,139 +29,91 @@ class Mutation(NamedTuple):
 
     file: str
     old: str
+    """A text that stands in the file exactly once."""
     new: str
+    """The text that takes its place."""
+    tests: tuple[str, ...]
+    """The files of tests that run, in this order, until a test fails."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.old.strip()} -> {self.new.strip() or '(nothing)'}"
 
 
-MUTATIONS = [
-    Mutation("core.py", "forgotten[name] = factor * theta[name]", "forgotten[name] = factor + theta[name]"),
-    Mutation("core.py", "theta[name] + factor.clamp_min", "theta[name] - factor.clamp_min"),
-    Mutation("core.py", "forgotten[name] + delta[name]", "forgotten[name] - delta[name]"),
-    Mutation("core.py", "params[name] - alpha[name] * g for", "params[name] + alpha[name] * g for"),
-    Mutation("core.py", "params[name] - alpha[name] * g for", "params[name] - g for"),
-    Mutation(
-        "core.py",
-        "_sum_like(g, owner).flatten() for g, owner in pairs]).detach()",
-        "_sum_like(g, owner).flatten() for g, owner in pairs])",
-    ),
-    Mutation("core.py", "g.numel() // owner.numel()", "g.numel()"),
-    Mutation("core.py", "if size == 1]", "if size > 1]"),
-    Mutation("core.py", 'counts.sqrt() if scale == "standardised" else counts', "counts"),
-    Mutation("core.py", "[g / size for g, size in", "[g for g, size in"),
-    Mutation("core.py", "precision.eps * squares.amax()", "0 * squares.amax()"),
-    Mutation("core.py", "output = output.sigmoid()", "output = output.tanh()"),
-    Mutation("core.py", "gamma.logit() if squashed else gamma", "gamma"),
-    Mutation("core.py", "self.inner.later_lr_factor * self.step_sizes[-1]", "self.step_sizes[-1]"),
-    Mutation("core.py", "self.step_sizes[step] if step < trained", "self.step_sizes[0] if step < trained"),
-    Mutation("core.py", "if self.inner.first_order else result", "if not self.inner.first_order else result"),
-    Mutation("core.py", "at_init = known and number == 0", "at_init = known"),
-    Mutation("core.py", "self.gradients(loss, path[-1])", "self.gradients(loss, path[0])"),
-    Mutation("core.py", "used += sizes.numel()", "used += 1"),
-    Mutation("core.py", "size if axis < kept else 1", "size if axis <= kept else 1"),
-    Mutation("core.py", '"layer": layers[layer_of(name)]', '"layer": number'),
-    Mutation("core.py", 'name.rpartition(".")[0]', 'name.partition(".")[0]'),
-    Mutation("core.py", "min(entries, WIDEST_ATTENUATOR)", "entries"),
-    Mutation("core.py", "gamma[self._owned_entries()[name]] = value", "gamma[:] = value"),
-    Mutation("core.py", "{name: gradients[name] for name in self.adapted_names}, self", "gradients, self"),
-    Mutation("core.py", "output = self.free.clone()", "output = self.free.detach()"),
-    Mutation("core.py", "gamma, delta = output.chunk(2)", "delta, gamma = output.chunk(2)"),
-    Mutation("core.py", "embedding = prototype", "embedding = torch.zeros_like(prototype)"),
-    Mutation("core.py", "if step < trained else", "if step < trained - 1 else"),
-    Mutation("core.py", "in enumerate(losses)", "in enumerate(losses[:-1])"),
-    Mutation("core.py", "used + torch.arange(sizes.numel())", "torch.arange(sizes.numel())"),
-    Mutation("rl/trpo.py", "in range(region.backtracks)", "in range(region.backtracks - 1)"),
-    Mutation("rl/trpo.py", "math.isfinite(surrogate) and math.isfinite(kl) and surrogate", "surrogate"),
-    Mutation("rl/trpo.py", "not (gradient.isfinite().all() and math.isfinite(surrogate_before))", "False"),
-    Mutation("rl/trpo.py", "and math.isfinite(curvature) and curvature > 0", "and math.isfinite(curvature)"),
-    Mutation("rl/trpo.py", "squared / (direction @ image)", "squared / (direction @ direction)"),
-    Mutation("rl/trpo.py", "residual - length * image", "residual + length * image"),
-    Mutation("rl/trpo.py", "residual + (following / squared) * direction", "residual"),
-    Mutation("rl/trpo.py", "if squared < tolerance", "if squared > tolerance"),
-    Mutation("rl/trpo.py", "for _ in range(iterations)", "for _ in range(iterations - 1)"),
-    Mutation("rl/trpo.py", "full = -math.sqrt(", "full = math.sqrt("),
-    Mutation("rl/trpo.py", "2 * region.max_kl / curvature", "region.max_kl / curvature"),
-    Mutation("rl/trpo.py", "product(v) + region.damping * v", "product(v)"),
-    Mutation("rl/trpo.py", "region.backtrack_ratio**tried", "region.backtrack_ratio ** (tried + 1)"),
-    Mutation("rl/trpo.py", "surrogate < surrogate_before and kl", "kl"),
-    Mutation("rl/trpo.py", "surrogate < surrogate_before and kl <= region.max_kl", "surrogate < surrogate_before"),
-    Mutation("rl/trpo.py", "remainder.norm() / gradient.norm()", "remainder.norm()"),
-    Mutation("rl/trpo.py", "if not gradient.any()", "if gradient.any()"),
-    Mutation("rl/episodes.py", "rewards[..., t] + discount * later", "rewards[..., t] + later"),
-    Mutation("rl/episodes.py", "in reversed(range(rewards.shape[-1]))", "in range(rewards.shape[-1])"),
-    Mutation("rl/episodes.py", "range(rewards.shape[-1])", "range(rewards.shape[-1] - 1)"),
-    Mutation("rl/episodes.py", "[values[..., 1:], torch.zeros_like(values[..., :1])]", "[values]"),
-    Mutation("rl/episodes.py", "rewards + discount * following - values", "rewards + discount * following + values"),
-    Mutation("rl/episodes.py", "rewards + discount * following - values", "rewards + following - values"),
-    Mutation("rl/episodes.py", "rewards + discount * following - values", "rewards + discount * following"),
-    Mutation("rl/episodes.py", "discount * gae_lambda)", "gae_lambda)"),
-    Mutation("rl/episodes.py", "torch.zeros_like(values[..., :1])", "values[..., -1:]"),
-    Mutation("rl/episodes.py", "keepdim=True) / count) * mask", "keepdim=True) / count)"),
-    Mutation("rl/episodes.py", "keepdim=True) / count).sqrt()", "keepdim=True) / count)"),
-    Mutation("rl/episodes.py", "centred / (deviation + 1e-8)", "centred"),
-    Mutation("rl/episodes.py", "(values * mask).sum", "values.sum"),
-    Mutation("rl/episodes.py", "mask / episodes.mask.sum((-2, -1), keepdim=True)", "mask / episodes.mask.shape[-1]"),
-    Mutation("rl/episodes.py", "return self.rewards.sum(-1)", "return self.rewards.mean(-1)"),
-    Mutation("rl/episodes.py", "int(self.mask.sum())", "self.mask.numel()"),
-]
+def listed() -> list[Mutation]:
+    """The mutations of mutations.toml."""
+    files = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+    return [
+        Mutation(file, old, new, tuple(plan["tests"])) for file, plan in files.items() for old, new in plan["mutations"]
+    ]
 
 
-def copied(folder: Path) -> Path:
-    """A copy of the package in a folder, complete with what setup.cfg takes from elsewhere."""
-    package = folder / "metarl_l2f"
-    shutil.copytree(ROOT / "metarl_l2f", package, ignore=shutil.ignore_patterns("__pycache__"))
-    for part in ("envs", "launchers"):
-        (package / part).symlink_to(ROOT / part)
-    return package
+def occurrences(mutation: Mutation) -> int:
+    """How often the text that a mutation replaces stands in its file."""
+    return (ROOT / "metarl_l2f" / mutation.file).read_text("utf-8").count(mutation.old)
 
 
-def noticed(folder: Path, tests: tuple[str, ...]) -> str | None:
-    """The first test that fails against the package in a folder, or None.
+class FirstFailure:
+    """A plugin of pytest that keeps the name of the first test that fails."""
 
-    The program, not `python -m pytest`, which would put the current folder, and so the unbroken package, first.
+    test: str | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and self.test is None:
+            self.test = report.nodeid
+
+
+def killer(mutation: Mutation | None, tests: tuple[str, ...]) -> str | None:
+    """The first test that fails against a copy of the package with one mutation, or none; None if all pass.
+
+    It runs in a process of its own that has imported nothing of the package yet.
+
+    Raises:
+        RuntimeError: the tests do not even start.
     """
-    for test in tests:
-        options = ["--quiet", "--exitfirst", "--no-header", "-p", "no:cacheprovider", "-k", "not compiled"]
-        done = subprocess.run(
-            [Path(sys.executable).with_name("pytest"), *options, str(ROOT / "tests" / test)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode == 1:
-            failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-            return failed[0].removeprefix("FAILED ").partition(" - ")[0] if failed else test
-        if done.returncode != 0:
-            return f"{test} does not even start"
-    return None
-
-
-def main() -> int:
-    """Try every mutation; 1 if the unbroken copy fails or any mutation survives."""
-    survived = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        package = copied(folder)
-        every = tuple(dict.fromkeys(test for tests in TESTS.values() for test in tests))
-        if (failed := noticed(folder, every)) is not None:
-            print(f"the unbroken code fails {failed}; mend that first", file=sys.stderr)
-            return 1
-        for mutation in (bar := tqdm(MUTATIONS, unit="mutation")):
+    failure = FirstFailure()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
+        package = Path(folder, "metarl_l2f")
+        shutil.copytree(ROOT / "metarl_l2f", package, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("envs", "launchers"):  # setup.cfg takes them from elsewhere.
+            (package / part).symlink_to(ROOT / part)
+        if mutation is not None:
             path = package / mutation.file
-            whole = path.read_text("utf-8")
-            if whole.count(mutation.old) != 1:
-                print(
-                    f"{mutation.file} holds {mutation.old!r} {whole.count(mutation.old)} times, not once",
-                    file=sys.stderr,
-                )
-                return 1
-            path.write_text(whole.replace(mutation.old, mutation.new), "utf-8")
-            killer = noticed(folder, TESTS[mutation.file])
-            path.write_text(whole, "utf-8")
-            bar.write(f"{'SURVIVED' if killer is None else 'killed'}  {mutation.file}: {mutation.new}  {killer or ''}")
-            survived += [mutation] if killer is None else []
-    print(f"{len(MUTATIONS) - len(survived)} passed, {len(survived)} failed")
+            path.write_text(path.read_text("utf-8").replace(mutation.old, mutation.new), "utf-8")
+        sys.path.insert(0, folder)
+        os.environ["PYTHONPATH"] = folder
+        sys.dont_write_bytecode = True
+        os.chdir(ROOT)
+        options = ["--quiet", "--exitfirst", "-p", "no:cacheprovider", "-k", "not compiled"]
+        code = pytest.main([*options, *(f"tests/{test}" for test in tests)], plugins=[failure])
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            raise RuntimeError(f"{mutation}: the tests end with {code!r}\n{said.getvalue()}")
+    return failure.test
+
+
+def main(words: list[str]) -> int:
+    """Try every mutation; 1 if the unbroken copy fails or any mutation survives."""
+    chosen = [m for m in listed() if not words or any(word in m.file or word in m.new for word in words)]
+    if misplaced := [mutation for mutation in chosen if occurrences(mutation) != 1]:
+        for mutation in misplaced:
+            print(f"{mutation.file} holds {mutation.old!r} {occurrences(mutation)} times, not once", file=sys.stderr)
+        return 1
+    # Processes are forked from one that has imported what takes long, so that each starts at once.
+    os.environ["OMP_NUM_THREADS"] = "1"  # as in conftest.py, before torch is imported
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "gymnasium", "matplotlib.figure"])
+    survived = []
+    with ProcessPoolExecutor(PROCESSES, context, max_tasks_per_child=1) as pool:
+        suites = dict.fromkeys(test for mutation in chosen for test in mutation.tests)
+        if failed := [test for test in pool.map(killer, [None] * len(suites), [(suite,) for suite in suites]) if test]:
+            print(f"the unbroken code fails {', '.join(failed)}; mend that first", file=sys.stderr)
+            return 1
+        killers = pool.map(killer, chosen, [mutation.tests for mutation in chosen])
+        for mutation, test in zip(chosen, bar := tqdm(killers, total=len(chosen), unit="mutation"), strict=True):
+            bar.write(f"SURVIVED  {mutation}" if test is None else f"killed    {mutation}  by {test}")
+            survived += [mutation] if test is None else []
+    print(f"{len(chosen) - len(survived)} passed, {len(survived)} failed")
     return 1 if survived else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

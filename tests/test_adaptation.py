@@ -16,9 +16,10 @@ from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.networks.policies import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy, detached
 from metarl_l2f.parallel.shards import Share
 from metarl_l2f.rl.adaptation import Adaptation, MetaData, PolicyGradient, policy_loss, surrogate_loss
+from metarl_l2f.rl.baseline import features
 from metarl_l2f.rl.episodes import Batch
 from metarl_l2f.rl.sampling import Sampler
-from metarl_l2f.rl.trpo import MetaSurrogate, TrustRegion, TrustRegionUpdate
+from metarl_l2f.rl.trpo import MetaSurrogate, StepLog, TrustRegion, TrustRegionUpdate
 from metarl_l2f.rl.vectorise import vectorise
 
 NAVIGATION = "metarl_l2f/Navigation2D-v0"
@@ -314,25 +315,39 @@ def dict_of(meta, gradient):
     return torch.cat([piece for p, piece in zip(parameters, pieces, strict=True) if p in theta])
 
 
-def test_adapted_policies_act_with_their_own_standard_deviation():
+@pytest.mark.parametrize(
+    ("inner_data", "inner_steps", "phases"),
+    [("gradient_at_init", 1, "first post"), ("resample", 1, "first inner post"), ("reuse", 2, "first inner post")],
+)
+def test_every_phase_is_acted_by_the_policy_adapted_so_far_with_its_own_sigma(inner_data, inner_steps, phases):
     # As many tasks as episodes, so that swapping the two axes would go unnoticed by shapes alone.
-    meta = build(Attenuation(initial_gamma=0.5, scope="tensor"))
-    sampler = Sampler(vectorise(NAVIGATION, 9), 3, 3, HORIZON)
+    gradient = PolicyGradient(inner_data=inner_data)
+    meta = build(Attenuation(initial_gamma=0.5), InnerLoop(inner_steps, 0.5), gradient)
+    learner, sampler = meta.learner, Sampler(vectorise(NAVIGATION, 9), 3, 3, HORIZON)
     with torch.no_grad():
-        meta.learner.attenuator.mlp[2].weight.mul_(20)  # γ that differ clearly from task to task
+        learner.attenuator.mlp[2].weight.mul_(20)  # γ that differ clearly from task to task
     goals = sampler.sample_tasks(3, np.random.default_rng(0))
-    rollouts = meta.adaptation.collect(sampler, goals, generators(0, 3), 1)
-    first, post = rollouts.data.first, rollouts.data.post
-    for task, generator in enumerate(generators(0, 3)(1)):
-        one = Batch(*(values[task] for values in first))
-        params = adapted(meta, MetaData(one, (one,), one))
-        generator.integers(2**31, size=3)  # the environments' seeds come first
-        noise = torch.from_numpy(generator.standard_normal((HORIZON, 3, 2), dtype=np.float32)).transpose(0, 1)
-        observations = post.observations[task].reshape(3, HORIZON, 2)
-        expected = meta.adaptation.policy(params, observations).sample(noise).detach()
-        actions = post.actions[task].reshape(3, HORIZON, 2)
-        happened = (post.weights[task].reshape(3, HORIZON) > 0)[..., None]
-        torch.testing.assert_close(actions, expected * happened, rtol=1e-4, atol=1e-5)
+    data = meta.adaptation.collect(sampler, goals, generators(0, 3), inner_steps).data
+    for task in range(3):
+        one = task_of(data, task)
+        path, _ = learner.trajectory(
+            meta.adaptation.loss, one.first, lambda number, _, one=one: one.inner[number], inner_steps
+        )
+        by_phase = {
+            "first": (learner.theta, one.first),
+            "inner": (path[inner_steps - 1], one.inner[-1]),  # θ̄ where episodes are fresh, else after one step of two
+            "post": (path[-1], one.post),
+        }
+        for phase, name in enumerate(phases.split()):
+            params, batch = by_phase[name]
+            generator = generators(0, 3)(phase)[task]
+            generator.integers(2**31, size=3)  # the environments' seeds come first
+            noise = torch.from_numpy(generator.standard_normal((HORIZON, 3, 2), dtype=np.float32)).transpose(0, 1)
+            expected = meta.adaptation.policy(params, batch.observations.reshape(3, HORIZON, 2)).sample(noise).detach()
+            happened = (batch.weights.reshape(3, HORIZON) > 0)[..., None]
+            torch.testing.assert_close(
+                batch.actions.reshape(3, HORIZON, 2), expected * happened, rtol=1e-4, atol=1e-5, msg=name
+            )
 
 
 @pytest.mark.parametrize("attenuation", [None, Attenuation()])
@@ -344,6 +359,69 @@ def test_rollouts_hand_back_the_parameters_that_acted_last(attenuation):
         expected = adapted(meta, data)
         ours = {name: values[task] for name, values in rollouts.params[-1].items()}
         torch.testing.assert_close(ours, {name: p.detach() for name, p in expected.items()}, rtol=1e-4, atol=1e-5)
+        first = {name: values[task] for name, values in rollouts.params[0].items()}
+        torch.testing.assert_close(first, {name: p.detach() for name, p in meta.learner.theta.items()})  # θ, not θ̄
+
+
+@pytest.mark.parametrize("attenuation", [None, Attenuation()])
+def test_without_inner_steps_there_is_one_rollout_and_nothing_to_adapt_to(attenuation):
+    meta = build(attenuation, gradient=PolicyGradient(inner_data="reuse"))
+    rollouts = collected(meta, steps=0)
+    assert len(rollouts.episodes) == 1 and rollouts.env_steps == rollouts.episodes[0].steps()
+    assert rollouts.data.inner == () and rollouts.data.post is rollouts.data.first
+
+
+def test_advantages_are_those_of_a_plain_loop_over_a_tasks_episodes():
+    discount, gae_lambda = 0.9, 0.7
+    meta = build(gradient=PolicyGradient(discount=discount, gae_lambda=gae_lambda))
+    rollouts = collected(meta)
+    for task in range(TASKS):
+        seen, _, rewards, mask = (values[task].double().numpy() for values in rollouts.episodes[0])
+        returns = np.zeros((EPISODES, HORIZON + 1))
+        for t in reversed(range(HORIZON)):
+            returns[:, t] = rewards[:, t] + discount * returns[:, t + 1]
+        x = features(*(torch.from_numpy(values) for values in (seen, mask))).flatten(0, 1).numpy()
+        values = np.zeros((EPISODES, HORIZON + 1))
+        values[:, :HORIZON] = (x @ np.linalg.lstsq(x, returns[:, :HORIZON].ravel())[0]).reshape(EPISODES, HORIZON)
+        advantages = np.zeros((EPISODES, HORIZON + 1))
+        for t in reversed(range(HORIZON)):
+            error = rewards[:, t] + discount * values[:, t + 1] - values[:, t]
+            advantages[:, t] = error + discount * gae_lambda * advantages[:, t + 1]
+        happened = advantages[:, :HORIZON][mask > 0]
+        expected = np.zeros((EPISODES, HORIZON))
+        expected[mask > 0] = (happened - happened.mean()) / happened.std()
+        assert rollouts.data.first.advantages[task].numpy() == pytest.approx(expected.ravel(), abs=2e-2)
+
+
+def test_rollouts_keep_the_share_that_they_are():
+    meta = build()
+    goals = meta.sampler.sample_tasks(TASKS, np.random.default_rng(0))
+    share = Share(2 * TASKS)
+    assert meta.adaptation.collect(meta.sampler, goals, generators(), 1, share).share is share
+    assert len(collected(meta).share) == TASKS
+
+
+def test_the_inner_loss_by_hand():
+    # Two samples of p = (½, ½), of weights ¼ and ¾ and advantages 1 and 3: −(¼ + 9/4) log ½;  lvc: −(¼ + 9/4) · 1
+    batch = Batch(torch.zeros(2, 1), torch.eye(2), torch.tensor([1.0, 3.0]), torch.tensor([0.25, 0.75]))
+
+    def policy(params, observations):
+        return Categorical(params["logits"].expand(2, 2))
+
+    params = {"logits": torch.zeros(2)}
+    assert policy_loss(policy, batch, "reinforce", params).item() == pytest.approx(2.5 * math.log(2))
+    assert policy_loss(policy, batch, "lvc", params).item() == pytest.approx(-2.5)
+    # The gradient of log softmax is (1, 0) − p and (0, 1) − p: −(¼ · (½, −½) + 9/4 · (−½, ½)) = (1, −1)
+    for estimator in ("reinforce", "lvc"):
+        gradient = torch.func.grad(lambda p, estimator=estimator: policy_loss(policy, batch, estimator, p))(params)
+        torch.testing.assert_close(gradient["logits"], torch.tensor([1.0, -1.0]))
+
+
+def test_the_surrogate_weighs_advantages_by_how_much_likelier_an_action_became():
+    # ¾ instead of ½ for the first action: −(¼ · 1 · 3/2 + ¾ · 3 · ½) = −1.5
+    batch = Batch(torch.zeros(2, 1), torch.eye(2), torch.tensor([1.0, 3.0]), torch.tensor([0.25, 0.75]))
+    old, new = (Categorical(torch.tensor([[p, 1 - p]] * 2).log()) for p in (0.5, 0.75))
+    assert surrogate_loss(new, old, batch).item() == pytest.approx(-1.5)
 
 
 @pytest.mark.parametrize("policy", [Gaussian(torch.zeros(2, 1), torch.zeros(1)), Categorical(torch.zeros(2, 1))])
@@ -379,6 +457,68 @@ def test_an_update_lowers_the_surrogate_within_the_bound(discrete):
     assert (after, kl) == (log.surrogate_after, log.kl)
     assert after < before
     assert 0 < kl <= meta.outer.region.max_kl
+
+
+@pytest.mark.parametrize("name", ["L2F, filters, initial return", "L2F, discrete, initial return"])
+def test_values_after_a_step_are_means_of_a_plain_loop_over_tasks(name):
+    meta, data = problem(VARIANTS[name])
+    _, _, old = meta.surrogate(data).gradient()
+    perturbed(meta, direction_of(meta), 2.0)  # so far that KL(old ‖ new) and KL(new ‖ old) differ
+    loss, kl = meta.surrogate(data).value_and_kl(old)
+    losses, kls = [], []
+    for number in range(TASKS):
+        task = task_of(data, number)
+        for weight, policy, before, batch in zip(
+            (1.0, 0.3), meta.adaptation.policies(task), old, (task.post, task.first), strict=True
+        ):
+            before = before._make(values[number] for values in before)
+            losses.append(weight * surrogate_loss(policy, before, batch).item() / TASKS)
+            kls.append((batch.weights * before.kl(policy)).sum().item() / TASKS)
+    assert (loss, kl) == (pytest.approx(sum(losses)), pytest.approx(sum(kls)))
+    assert kl > 1e-3
+
+
+def test_the_metrics_of_an_update_are_those_of_its_log():
+    meta, other = build(Attenuation()), build(Attenuation())
+    rollouts = collected(meta)
+    log, made = other.outer.step(other.adaptation, rollouts), meta.outer.update(meta.adaptation, rollouts)
+    assert log.surrogate_after < log.surrogate_before and not made.rejected
+    assert made.metrics == {
+        "surrogate/change": log.surrogate_after - log.surrogate_before,
+        "kl": log.kl,
+        "cg_residual": log.cg_residual,
+        "line_search/backtracks": log.backtracks,
+        "line_search/accepted": 1.0,
+    }
+
+
+def test_a_line_search_without_success_changes_nothing(monkeypatch):
+    meta = build(Attenuation())
+    rollouts = collected(meta)
+    before = parameters_to_vector(meta.learner.parameters()).clone()
+    monkeypatch.setattr(MetaSurrogate, "value_and_kl", lambda self, old: (-1e9, 1.0))
+    made = meta.outer.update(meta.adaptation, rollouts)
+    assert "line search" in made.rejected and made.metrics["line_search/backtracks"] == 15
+    assert torch.equal(parameters_to_vector(meta.learner.parameters()), before)
+
+
+def test_an_update_moves_the_parameters_by_the_accepted_step(monkeypatch):
+    meta = build(Attenuation())
+    rollouts = collected(meta)
+    before = parameters_to_vector(meta.learner.meta_parameters()).detach().double()
+    step = torch.linspace(-1, 1, len(before), dtype=torch.float64)
+    tried = []
+
+    def searched(gradient, product, evaluate, surrogate_before, region):
+        tried.append(evaluate(step))
+        tried.append(evaluate(step * math.nan))
+        return step, StepLog(0.0, -1.0, 0.0, 0.0, 0, True, "")
+
+    monkeypatch.setattr("metarl_l2f.rl.trpo.trust_region_step", searched)
+    meta.outer.update(meta.adaptation, rollouts)
+    after = parameters_to_vector(meta.learner.meta_parameters()).detach()
+    torch.testing.assert_close(after, (before + step).float())
+    assert all(map(math.isfinite, tried[0])) and tried[1] == (math.inf, math.inf)
 
 
 def test_a_rejected_update_changes_nothing():

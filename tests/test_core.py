@@ -130,6 +130,11 @@ def test_a_logarithm_is_attenuated_inside():
     torch.testing.assert_close(forgotten["log_std"].exp(), torch.tensor([0.5]))  # 0.25 · 2
 
 
+def test_a_gamma_that_underflows_leaves_the_logarithm_finite():
+    forgotten = attenuate({"log_std": torch.zeros(1)}, {"log_std": torch.zeros(1)}, logarithmic=["log_std"])
+    assert forgotten["log_std"].item() == pytest.approx(math.log(torch.finfo(torch.float32).tiny))
+
+
 def test_descend_moves_only_what_has_a_gradient():
     params = {"a": torch.tensor([1.0]), "b": torch.tensor([1.0])}
     moved = descend(params, {"a": torch.tensor([2.0])}, {"a": torch.tensor(0.1)})
@@ -184,87 +189,6 @@ def regression(seed=0, tasks=3, **options):
     return learner, inputs, targets
 
 
-def adapted_loss(learner, x, y):
-    """One task: the loss after adaptation on the same samples."""
-
-    def loss(params):
-        return (learner.network(params, x) - y).square().mean()
-
-    params, _ = adapt(learner, [loss] * learner.rule.steps)
-    return loss(params)
-
-
-VARIANTS = [
-    {"attenuation": Attenuation(scope=scope, transform=transform, conditioning=conditioning)}
-    for scope, transform, conditioning in itertools.product(
-        ["network", "layer", "tensor", "filter", "weight"], ["attenuate", "scale", "affine"], ["gradient", "none"]
-    )
-] + [
-    {"attenuation": Attenuation(), "inner": InnerLoop(inner_steps=2, learn_inner_lr=True)},
-    {"attenuation": None, "inner": InnerLoop(inner_steps=3, learn_inner_lr=True)},
-    {"attenuation": Attenuation(), "gradient_at_init": True},
-    {"attenuation": Attenuation(), "attenuated": lambda n: "bias" not in n, "adapted": lambda n: "layers.1" in n},
-]
-
-
-@pytest.mark.parametrize("options", VARIANTS)
-def test_vmapped_tasks_equal_a_plain_loop_over_tasks(options):
-    learner, x, y = regression(**options)
-    batched = vmap(lambda x, y: adapted_loss(learner, x, y))(x, y)
-    looped = torch.stack([adapted_loss(learner, *task) for task in zip(x, y, strict=True)])
-    torch.testing.assert_close(batched, looped, rtol=1e-12, atol=1e-14)
-
-
-def frozen_gammas(learner, x, y):
-    """γ and δ of each task at the current θ, as constants: the embedding is detached, so the meta-gradient of θ
-    flows around it and finite differences must hold it still."""
-    result = []
-    for inputs, targets in zip(x, y, strict=True):
-
-        def loss(params, inputs=inputs, targets=targets):
-            return (learner.network(params, inputs) - targets).square().mean()
-
-        gradients = learner.gradients(loss, learner.theta, list(learner.theta))
-        chosen = [gradients[name] for name in learner.attenuator.names]
-        result.append(embed(chosen, learner.attenuator.owners.values(), learner.attenuator.attenuation.embedding))
-    return result
-
-
-@pytest.mark.parametrize("options", VARIANTS)
-def test_meta_gradient_agrees_with_finite_differences(options, monkeypatch):
-    learner, x, y = regression(**options)
-    conditioned = learner.attenuator is not None and learner.attenuator.attenuation.conditioning == "gradient"
-    embeddings = frozen_gammas(learner, x, y) if conditioned else None
-
-    def total():
-        losses = []
-        for number, task in enumerate(zip(x, y, strict=True)):
-            if embeddings is not None:
-                monkeypatch.setattr("metarl_l2f.core.attenuation.embed", lambda *_, number=number: embeddings[number])
-            losses.append(adapted_loss(learner, *task))
-        return sum(losses)
-
-    gradients = torch.autograd.grad(total(), list(learner.parameters()))
-    for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
-        for index in range(0, parameter.numel(), max(1, parameter.numel() // 4)):
-            values, step = parameter.data.view(-1), 1e-6
-            original = values[index].item()
-            values[index] = original + step
-            above = total().item()
-            values[index] = original - step
-            below = total().item()
-            values[index] = original
-            assert gradient.view(-1)[index].item() == pytest.approx((above - below) / (2 * step), rel=1e-5, abs=1e-8)
-
-
-def test_gamma_of_one_is_maml_exactly():
-    free = Attenuation(conditioning="none", transform="scale")  # starts at γ = 1
-    learner, x, y = regression(attenuation=free)
-    maml, _, _ = regression()
-    for task in zip(x, y, strict=True):
-        assert torch.equal(adapted_loss(learner, *task), adapted_loss(maml, *task))
-
-
 def test_first_order_drops_the_second_derivative_by_hand():
     # L = θ²/2 at every step, α = 0.5, one step: θ₁ = θ − 0.5 θ = θ/2; L(θ₁) = θ²/8.
     # second order: dL/dθ = θ/4 = 0.5 at θ = 2;  first order: θ₁ · 1 = 1
@@ -276,12 +200,25 @@ def test_first_order_drops_the_second_derivative_by_hand():
         assert gradient.item() == pytest.approx(expected)
 
 
-def test_initial_gamma_is_where_gamma_starts():
-    learner, _, _ = regression(attenuation=Attenuation(initial_gamma=0.9))
+@pytest.mark.parametrize("transform", ["attenuate", "scale", "affine"])
+def test_initial_gamma_is_where_gamma_starts_and_the_shift_starts_at_0(transform):
+    learner, _, _ = regression(attenuation=Attenuation(initial_gamma=0.9, transform=transform))
     with torch.no_grad():
         learner.attenuator.mlp[2].weight.zero_()
-    gamma, _ = learner.attenuator.factors({name: torch.randn_like(p) for name, p in learner.theta.items()})
+    gamma, delta = learner.attenuator.factors({name: torch.randn_like(p) for name, p in learner.theta.items()})
     torch.testing.assert_close(gamma, torch.full_like(gamma, 0.9))
+    assert (delta is None) == (transform != "affine")
+    assert delta is None or delta.tolist() == [0.0] * 4
+
+
+def test_only_attenuation_squashes_gamma():
+    for transform, expected in (("attenuate", 1 / (1 + math.exp(-3))), ("scale", 3.0)):
+        learner = meta_learner(Two(), Attenuation(transform=transform))
+        with torch.no_grad():
+            learner.attenuator.mlp[2].weight.zero_()
+            learner.attenuator.mlp[2].bias.fill_(3.0)
+        gamma, _ = learner.attenuator.factors({name: torch.ones(1) for name in ("first", "second")})
+        assert gamma.tolist() == pytest.approx([expected] * 2)
 
 
 def test_single_tensors_may_start_from_their_own_gamma():
@@ -335,6 +272,20 @@ def test_every_step_takes_its_own_step_sizes_and_later_ones_shrink_the_last():
         assert alphas == ([[1.0], [3.0], [1.5]] if shared else [[2.0, 3.0], [6.0, 7.0], [3.0, 3.5]])
 
 
+def test_step_sizes_are_parameters_and_metrics_only_where_they_are_learned():
+    fixed = meta_learner(Two(), inner=InnerLoop(2, 0.3)).rule
+    assert list(fixed.parameters()) == [] and fixed.learned() == {} and "step_sizes" in fixed.state_dict()
+    learned = meta_learner(MLP([1, 2]), None, InnerLoop(2, 0.3, learn_inner_lr=True, inner_lr_scope="weight")).rule
+    with torch.no_grad():
+        learned.step_sizes.copy_(torch.tensor([[1.0, 2.0, 3.0, 5.0], [0.0, 4.0, 6.0, 6.0]]))
+    assert learned.learned() == {
+        "step_size/layers.0.weight/0": 1.5,
+        "step_size/layers.0.bias/0": 4.0,
+        "step_size/layers.0.weight/1": 2.0,
+        "step_size/layers.0.bias/1": 6.0,
+    }
+
+
 def test_a_layer_is_a_name_up_to_its_last_dot():
     assert [layer_of(name) for name in ("mean.layers.0.weight", "a.bias", "log_std")] == [
         "mean.layers.0",
@@ -361,10 +312,52 @@ def test_what_is_not_adapted_stays_though_its_gradient_is_known():
     assert torch.equal(moved["first"], start.params["first"])
 
 
-def test_an_affine_transform_starts_from_gamma_and_no_shift():
+def test_an_affine_transform_scales_and_shifts_by_hand():
     learner = meta_learner(Two(), Attenuation(conditioning="none", transform="affine"))
     gamma, delta = learner.attenuator.factors({})
     assert gamma.tolist() == [1.0, 1.0] and delta.tolist() == [0.0, 0.0]
+    with torch.no_grad():
+        learner.attenuator.free.copy_(torch.tensor([0.5, 0.25, 3.0, -1.0]))
+    # 0.5 · 2 + 3 = 4;  0.25 · 4 − 1 = 0
+    params, gamma = learner.attenuator(learner.theta, {})
+    assert [value.item() for value in params.values()] == [4.0, 0.0] and gamma.tolist() == [0.5, 0.25]
+
+
+def test_a_learner_attenuates_the_exponential_of_what_it_is_told_is_a_logarithm():
+    learner = meta_learner(
+        Two(), Attenuation(conditioning="none"), logarithmic=["first"], initial_gammas={"first": 0.5, "second": 0.25}
+    )
+    params = learner.start(quadratic(0.0)).params
+    assert params["first"].item() == pytest.approx(2 + math.log(0.5)) and params["second"].item() == pytest.approx(1.0)
+
+
+def test_a_gamma_that_is_learned_freely_is_handed_out_as_a_copy():
+    learner = meta_learner(Two(), Attenuation(conditioning="none"))
+    gamma = learner.start(quadratic(0.0)).gamma
+    with torch.no_grad():
+        learner.attenuator.free.fill_(7.0)
+    assert gamma.tolist() == [1.0, 1.0]
+
+
+def test_gammas_of_each_tensor_are_found_by_its_name():
+    learner = meta_learner(MLP([1, 2]), Attenuation(scope="filter"))
+    gamma = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    found = {name: values.tolist() for name, values in learner.gammas_by_tensor(gamma).items()}
+    assert found == {"layers.0.weight": [[1.0, 2.0], [5.0, 6.0]], "layers.0.bias": [[3.0, 4.0], [7.0, 8.0]]}
+
+
+def test_the_attenuators_weights_are_drawn_within_one_over_the_root_of_the_layers_inputs():
+    attenuation = Attenuation(scope="weight", conditioning="prototype")
+    one, other = (
+        meta_learner(
+            MLP([1, 40, 1]), attenuation, embedding_size=400, generator=torch.Generator().manual_seed(0)
+        ).attenuator.mlp
+        for _ in range(2)
+    )
+    for number, inputs in ((0, 400), (2, 64)):
+        weight = one[number].weight
+        assert torch.equal(weight, other[number].weight)
+        assert 0.99 < weight.abs().max().item() * inputs**0.5 <= 1
 
 
 def test_gamma_is_read_off_the_prototype_where_it_is_conditioned_on_one():
@@ -436,6 +429,54 @@ def test_data_of_a_step_is_collected_with_the_parameters_before_it_unless_its_gr
     assert path[3]["first"].item() == pytest.approx(0.9 * path[2]["first"].item() + 0.1 * 2)
 
 
+@pytest.mark.parametrize(
+    ("attenuation", "steps"), [(None, [0, 1, 2]), (Attenuation(), [0, 0, 1, 2])], ids=["maml", "l2f"]
+)
+def test_a_loss_is_given_the_number_of_steps_behind_its_parameters(attenuation, steps):
+    learner = meta_learner(Two(), attenuation, InnerLoop(3, 0.1)).double()
+    seen = []
+
+    def loss(data, step):
+        seen.append(step)
+        return quadratic(0.0)
+
+    learner.trajectory(loss, None, lambda *_: None, 3)
+    assert seen == steps
+
+
+def test_every_inner_step_takes_its_own_step_size():
+    learner = meta_learner(Two(), inner=InnerLoop(3, learn_inner_lr=True)).double()
+    with torch.no_grad():
+        learner.rule.step_sizes.copy_(torch.tensor([[0.5], [0.25], [1.0]]).expand(3, 2))
+    path, _ = learner.trajectory(lambda data, step: quadratic(0.0), None, lambda *_: None, 3)
+    # 2 → 2 − 0.5 · 2 = 1 → 1 − 0.25 = 0.75 → 0
+    assert [params["first"].item() for params in path] == pytest.approx([2.0, 1.0, 0.75, 0.0])
+
+
+def test_the_meta_update_moves_step_sizes_then_theta_then_phi_and_a_free_gamma_before_theta():
+    inner = InnerLoop(learn_inner_lr=True)
+    for conditioning, expected in (
+        ("gradient", ["rule.step_sizes", "network.first", "network.second", *(f"mlp.{n}" for n in range(4))]),
+        ("none", ["rule.step_sizes", "attenuator.free", "network.first", "network.second"]),
+    ):
+        learner = meta_learner(Two(), Attenuation(conditioning=conditioning), inner)
+        names = {p: name for name, p in learner.named_parameters()}
+        if conditioning == "gradient":
+            names |= {p: f"mlp.{n}" for n, p in enumerate(learner.attenuator.mlp.parameters())}
+        assert [names[p] for p in learner.meta_parameters()] == expected
+
+
+def test_first_order_gradients_are_constants_in_every_step():
+    # Two steps that halve θ: second order dθ₂/dθ = 1/4, first order 1.
+    learner = meta_learner(Two(), inner=InnerLoop(2, 0.5)).double()
+    for first_order, expected in ((False, 0.25), (True, 1.0)):
+        path, _ = learner.trajectory(
+            lambda data, step: quadratic(0.0), None, lambda *_: None, 2, first_order=first_order
+        )
+        (gradient,) = torch.autograd.grad(path[2]["first"].sum(), [learner.network.first])
+        assert gradient.item() == pytest.approx(expected)
+
+
 def test_evaluation_may_start_from_another_initialisation_and_choose_first_order_gradients():
     learner = meta_learner(Two(), inner=InnerLoop(inner_lr=0.5)).double()
     theta = {name: torch.tensor([8.0], dtype=torch.float64, requires_grad=True) for name in ("first", "second")}
@@ -459,3 +500,87 @@ def test_states_of_version_0_1_get_the_names_of_this_one():
     assert renamed_since_0_1(learner.state_dict()).keys() == learner.state_dict().keys()
     free = meta_learner(Two(), Attenuation(conditioning="none")).state_dict()
     assert renamed_since_0_1({name.replace("attenuator.", ""): v for name, v in free.items()}).keys() == free.keys()
+
+
+# ---- the meta-gradient, of every combination of parts --------------------------------------------------------------
+
+
+def adapted_loss(learner, x, y):
+    """One task: the loss after adaptation on the same samples."""
+
+    def loss(params):
+        return (learner.network(params, x) - y).square().mean()
+
+    params, _ = adapt(learner, [loss] * learner.rule.steps)
+    return loss(params)
+
+
+VARIANTS = [
+    {"attenuation": Attenuation(scope=scope, transform=transform, conditioning=conditioning)}
+    for scope, transform, conditioning in itertools.product(
+        ["network", "layer", "tensor", "filter", "weight"], ["attenuate", "scale", "affine"], ["gradient", "none"]
+    )
+] + [
+    {"attenuation": Attenuation(), "inner": InnerLoop(inner_steps=2, learn_inner_lr=True)},
+    {"attenuation": None, "inner": InnerLoop(inner_steps=3, learn_inner_lr=True)},
+    {"attenuation": Attenuation(), "gradient_at_init": True},
+    {"attenuation": Attenuation(), "attenuated": lambda n: "bias" not in n, "adapted": lambda n: "layers.1" in n},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_vmapped_tasks_equal_a_plain_loop_over_tasks(options):
+    learner, x, y = regression(**options)
+    batched = vmap(lambda x, y: adapted_loss(learner, x, y))(x, y)
+    looped = torch.stack([adapted_loss(learner, *task) for task in zip(x, y, strict=True)])
+    torch.testing.assert_close(batched, looped, rtol=1e-12, atol=1e-14)
+
+
+def frozen_gammas(learner, x, y):
+    """γ and δ of each task at the current θ, as constants: the embedding is detached, so the meta-gradient of θ
+    flows around it and finite differences must hold it still."""
+    result = []
+    for inputs, targets in zip(x, y, strict=True):
+
+        def loss(params, inputs=inputs, targets=targets):
+            return (learner.network(params, inputs) - targets).square().mean()
+
+        gradients = learner.gradients(loss, learner.theta, list(learner.theta))
+        chosen = [gradients[name] for name in learner.attenuator.names]
+        result.append(embed(chosen, learner.attenuator.owners.values(), learner.attenuator.attenuation.embedding))
+    return result
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_meta_gradient_agrees_with_finite_differences(options, monkeypatch):
+    learner, x, y = regression(**options)
+    conditioned = learner.attenuator is not None and learner.attenuator.attenuation.conditioning == "gradient"
+    embeddings = frozen_gammas(learner, x, y) if conditioned else None
+
+    def total():
+        losses = []
+        for number, task in enumerate(zip(x, y, strict=True)):
+            if embeddings is not None:
+                monkeypatch.setattr("metarl_l2f.core.attenuation.embed", lambda *_, number=number: embeddings[number])
+            losses.append(adapted_loss(learner, *task))
+        return sum(losses)
+
+    gradients = torch.autograd.grad(total(), list(learner.parameters()))
+    random = torch.Generator().manual_seed(0)
+    for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
+        direction, step = torch.randn(parameter.shape, generator=random, dtype=torch.float64), 1e-5
+        with torch.no_grad():
+            parameter += step * direction
+            above = total().item()
+            parameter -= 2 * step * direction
+            below = total().item()
+            parameter += step * direction
+        assert float((gradient * direction).sum()) == pytest.approx((above - below) / (2 * step), rel=1e-5, abs=1e-8)
+
+
+def test_gamma_of_one_is_maml_exactly():
+    free = Attenuation(conditioning="none", transform="scale")  # starts at γ = 1
+    learner, x, y = regression(attenuation=free)
+    maml, _, _ = regression()
+    for task in zip(x, y, strict=True):
+        assert torch.equal(adapted_loss(learner, *task), adapted_loss(maml, *task))

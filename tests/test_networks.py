@@ -1,11 +1,24 @@
 """Networks as functions of their parameters, and the distributions' formulas by hand and against torch's own."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
 from torch.func import vmap
 
-from metarl_l2f.networks.policies import MLP, Categorical, CategoricalPolicy, Gaussian, GaussianPolicy
+from metarl_l2f.networks.policies import (
+    MLP,
+    VECTOR,
+    Categorical,
+    CategoricalPolicy,
+    Gaussian,
+    GaussianPolicy,
+    detached,
+    policy_from_layout,
+    policy_layout,
+    tanh,
+)
 
 POLICIES = [GaussianPolicy, CategoricalPolicy]
 
@@ -159,6 +172,49 @@ def test_a_new_policy_hardly_prefers_any_action(kind):
     policy = kind(2, 3, generator=torch.Generator().manual_seed(0))
     output = policy(dict(policy.named_parameters()), torch.randn(50, 2))[0]  # mean, or logits
     assert 0 < output.abs().max() < 0.05
+
+
+def test_biases_start_at_0_and_weights_within_xaviers_bounds():
+    hidden, last = MLP([2, 100, 3], generator=torch.Generator().manual_seed(0)).layers
+    assert not hidden.bias.any() and not last.bias.any()
+    for layer, units in ((hidden, 2 + 100), (last, 100 + 3)):
+        assert 0.95 < layer.weight.abs().max().item() / (6 / units) ** 0.5 <= 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("size", "exact"), [(2 * VECTOR, False), (VECTOR + 1, True)])
+def test_tanh_without_derivatives_takes_the_detour_only_where_every_row_is_rounded_alike(size, exact):
+    inputs = torch.randn(1, size, generator=torch.Generator().manual_seed(0))
+    expected = torch.tanh(inputs)
+    ours = tanh(inputs.clone())
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(ours, expected) is exact
+
+
+def test_sigma_is_a_millionth_at_least():
+    policy = GaussianPolicy(1, 2)
+    gaussian = policy(dict(policy.named_parameters()) | {"log_std": torch.tensor([-100.0, 0.5])}, torch.zeros(1))
+    assert gaussian.log_std.exp().tolist() == pytest.approx([1e-6, math.exp(0.5)])
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+def test_a_detached_distribution_is_the_same_constant(kind):
+    ours, _, _ = draw(kind)
+    constant = detached(kind(*(field.requires_grad_() for field in ours)))
+    assert type(constant) is kind
+    for one, other in zip(constant, ours, strict=True):
+        assert torch.equal(one, other) and not one.requires_grad
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+def test_a_policy_is_built_anew_from_its_layout(kind):
+    policy = kind(5, 2, (3, 4), "relu")
+    twin = policy_from_layout(policy_layout(policy))
+    assert type(twin) is kind and policy_layout(twin) == policy_layout(policy)
+    twin.load_state_dict(policy.state_dict())
+    seen = torch.randn(7, 5)
+    ours, theirs = (each(dict(each.named_parameters()), seen) for each in (policy, twin))
+    torch.testing.assert_close(tuple(ours), tuple(theirs), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", POLICIES)

@@ -13,6 +13,8 @@ from metarl_l2f.core.learner import meta_learner
 from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.diagnostics import degree_of_conflict
 from metarl_l2f.networks.policies import MLP
+from metarl_l2f.parallel.ranks import Group
+from metarl_l2f.parallel.shards import Share
 from metarl_l2f.parallel.trees import rows_of
 from metarl_l2f.supervised.episodes import Task
 from metarl_l2f.supervised.experiment import MetaSupervised, cosine, multi_step_weights
@@ -207,27 +209,93 @@ def assert_meta_conflict(meta, tasks, found):
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-6, atol=1e-6)
 
 
+class Constant(torch.nn.Module):
+    """One parameter, 0 at first, that is the output for every input."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, params, inputs):
+        return params["value"].expand(len(inputs), 1)
+
+
+class Half(SinusoidProblem):
+    """Half the squared error; `seen` notes for what inputs, and after how many steps, outputs are computed."""
+
+    def __init__(self):
+        super().__init__(WHOLE, WHOLE, 1, 1)
+        self.seen = []
+
+    def outputs(self, network, params, inputs, step):
+        self.seen.append((inputs.item(), step))
+        return network(params, inputs)
+
+    def loss(self, outputs, targets):
+        return 0.5 * (outputs - targets).square().mean()
+
+
+def constants(*tasks):
+    """Tasks of one support point, at input 5, and one query point, at 6, given the two targets of each."""
+    columns = [torch.tensor(column).reshape(-1, 1, 1) for column in zip(*tasks, strict=True)]
+    inputs = [torch.full_like(columns[0], value) for value in (5.0, 6.0)]
+    return Task(inputs[0], columns[0], inputs[1], columns[1], torch.empty(len(tasks), 0))
+
+
 def test_first_order_drops_the_second_derivative():
     # One parameter, loss ½ (θ − y)² on support and query: θ' = θ − α (θ − s), ∂L'/∂θ = (θ' − q)(1 − α) or, first order,
     # (θ' − q). With θ = 0, s = 1, q = 3, α = 0.25: θ' = 0.25 and the gradient is −2.75 · 0.75 = −2.0625 or −2.75.
-    class Constant(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.value = torch.nn.Parameter(torch.zeros(1))
+    expected = {False: -2.0625, True: -2.75}
+    for own in (False, True):
+        learner = meta_learner(Constant(), None, InnerLoop(1, 0.25, first_order=own))
+        meta = MetaLoss(learner, Half(), "loop", 1)
+        for first_order in (None, True, False, None):  # what the learner has may be overridden, each time anew
+            _, (gradient,) = meta.gradient(constants((1.0, 3.0)), (1.0,), first_order=first_order)
+            assert gradient.item() == pytest.approx(expected[own if first_order is None else first_order])
 
-        def forward(self, params, inputs):
-            return params["value"].expand(len(inputs), 1)
 
-    class Half(SinusoidProblem):
-        def loss(self, outputs, targets):
-            return 0.5 * (outputs - targets).square().mean()
+def test_the_gradient_is_the_mean_over_tasks_of_the_weighted_losses_after_each_step():
+    # α = ½, two tasks (s, q): θ₁ = s/2, θ₂ = 3s/4; dθ₁/dθ = ½, dθ₂/dθ = ¼.
+    # (1, 3): losses ½ (−2.5)² = 3.125 and ½ (−2.25)² = 2.53125, gradients −1.25 and −0.5625;
+    # (−2, 0): losses ½ (−1)² = 0.5 and ½ (−1.5)² = 1.125, gradients −0.5 and −0.375.
+    meta = MetaLoss(meta_learner(Constant(), None, InnerLoop(2, 0.5)), Half(), "loop", 1)
+    for weights in ((0.25, 0.75), (0.0, 1.0)):
+        adaptation, (gradient,) = meta.gradient(constants((1.0, 3.0), (-2.0, 0.0)), weights)
+        expected = [weights[0] * one + weights[1] * two for one, two in ((3.125, 2.53125), (0.5, 1.125))]
+        assert adaptation.loss.tolist() == pytest.approx(expected)
+        mean = sum(weights[0] * one + weights[1] * two for one, two in ((-1.25, -0.5625), (-0.5, -0.375))) / 2
+        assert gradient.item() == pytest.approx(mean)
 
-    task = Task(*(torch.full((1, 1, 1), v) for v in (0.0, 1.0, 0.0, 3.0)), torch.empty(1, 0))
-    for first_order, expected in ((False, -2.0625), (True, -2.75)):
-        learner = meta_learner(Constant(), None, InnerLoop(1, 0.25, first_order=first_order))
-        meta = MetaLoss(learner, Half(WHOLE, WHOLE, 1, 1), "vmap", 1)
-        _, (gradient,) = meta.gradient(task, (1.0,))
-        assert gradient.item() == pytest.approx(expected)
+
+def test_outputs_are_computed_after_the_steps_that_matter_and_are_told_how_many():
+    meta = MetaLoss(meta_learner(Constant(), Attenuation(), InnerLoop(2, 0.5)), Half(), "loop", 1)
+    tasks = constants((1.0, 3.0))
+    meta.random_layers(tasks)
+    support, query = 5.0, 6.0
+    at_start = [(support, 0), (support, 0), (support, 1)]  # for γ, and before each of two inner steps
+    for weights, judged in (((0.5, 0.5), [(query, 1), (query, 2)]), ((0.0, 1.0), [(query, 2)])):
+        meta.problem.seen.clear()
+        meta.gradient(tasks, weights)
+        assert meta.problem.seen == at_start + judged
+    meta.problem.seen.clear()
+    meta.evaluate(tasks, 2)
+    assert meta.problem.seen == [*at_start, (query, 0), (query, 1), (query, 2)]
+    meta.problem.seen.clear()
+    meta.inspect(tasks, 2)
+    assert (support, 2) in meta.problem.seen  # the gradient after adaptation
+
+
+def test_the_gradient_of_a_share_is_its_part_of_the_mean_over_all_tasks():
+    # One of four tasks, (1, 3): −2.0625 / 4.  Of one process's share alone, sums over processes are not taken.
+    class One(Group):
+        size = 4
+
+        def sum(self, tensor):
+            return tensor
+
+    meta = MetaLoss(meta_learner(Constant(), None, InnerLoop(1, 0.25)), Half(), "loop", 1)
+    _, (gradient,) = meta.gradient(constants((1.0, 3.0)), (1.0,), Share(4, One()))
+    assert gradient.item() == pytest.approx(-2.0625 / 4)
 
 
 # ---- schedules ----------------------------------------------------------------------------------------------------
