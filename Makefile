@@ -53,7 +53,7 @@ coverage: $(INSTALLED) ## which lines of metarl_l2f and envs the tests run
 	$(BIN)/pytest --quiet --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-mutations: $(INSTALLED) ## break the core's equations on purpose, and see that a test fails each time
-	$(BIN)/python tests/mutations.py
+	$(BIN)/python tests/mutations.py $(ARGS)
 
 # For environments that were made before it was needed.
 $(BIN)/lint-imports:
