@@ -12,7 +12,7 @@ import tyro
 
 from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.runs.command_line import USER_ERRORS, fail, read_alone
-from metarl_l2f.runs.images import load_prototypes
+from metarl_l2f.runs.load import load_run_of
 from metarl_l2f.supervised.leo.embeddings import save_embeddings
 
 IMAGES_AT_ONCE = 500  # Normalised together, like an episode's.
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = read_alone(Options, arguments)
         quiet_machine()
-        network = load_prototypes(options.run)
+        network = load_run_of("prototypes", options.run)
         for split, images in network.data.items():
             order = np.random.default_rng(options.seed).permutation(len(images.labels))
             vectors = np.empty((len(order), network.embedding_size), np.float32)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from metarl_l2f.reports.evaluation import Evaluation
 from metarl_l2f.reports.fits import few_shot_episode
-from metarl_l2f.runs.images import ImageData, load_prototypes
+from metarl_l2f.runs.images import ImageData
 from metarl_l2f.runs.launch import launch
+from metarl_l2f.runs.load import load_run_of
 from metarl_l2f.runs.supervised import NetworkOptions, best_states
 from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop, is_head
 from metarl_l2f.supervised.episodes import Shape
@@ -81,7 +82,7 @@ class ImageClassification(NetworkOptions):
         return 3 if self.protocol == "official" else 1
 
     def problem(self) -> ImageProblem:
-        prototypical = None if self.prototypes is None else load_prototypes(self.prototypes)
+        prototypical = None if self.prototypes is None else load_run_of("prototypes", self.prototypes)
         steps = self.settings.inner.inner_steps
         return ImageProblem(self.images.load(), self.shape, self.classifier, steps, prototypical, self.distort)
 

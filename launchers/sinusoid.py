@@ -15,7 +15,7 @@ from metarl_l2f.methods import label_of
 from metarl_l2f.parallel.ranks import Group
 from metarl_l2f.reports.fits import sinusoid_fit
 from metarl_l2f.runs.launch import launch
-from metarl_l2f.runs.load import checked_kind, load_run
+from metarl_l2f.runs.load import load_run_of
 from metarl_l2f.runs.supervised import NetworkOptions
 from metarl_l2f.supervised.experiment import MetaSupervised
 from metarl_l2f.supervised.settings import SupervisedSettings
@@ -91,20 +91,20 @@ class Sinusoid(NetworkOptions):
 
     def check_report(self, experiment: MetaSupervised, group: Group) -> None:
         if (beside := self.beside) is not None:
-            group.from_first(lambda: _load(beside) and None)
+            group.from_first(lambda: load_run_of("sinusoid", beside).close())
 
     def pictures(self, experiment: MetaSupervised, width: float | None = None) -> dict[str, Figure]:
         """Fits of some test curves, before adaptation and after every step; another run's below, if one is named."""
         drawn = {label_of(self.method): experiment}
         if self.beside is not None:
-            other = _load(self.beside)
+            other = load_run_of("sinusoid", self.beside)
             name = label_of(other.settings.method)
             drawn[name if name not in drawn else self.beside.name] = other
         return {"sinusoid_fit": self._fits(drawn, width)}
 
     def side_by_side(self, runs: Mapping[str, Path], width: float) -> dict[str, Figure]:
         """Fits of the same curves, run below run (Figure 4)."""
-        return {"sinusoid_fit": self._fits({name: _load(run) for name, run in runs.items()}, width)}
+        return {"sinusoid_fit": self._fits({name: load_run_of("sinusoid", run) for name, run in runs.items()}, width)}
 
     def _fits(self, experiments: Mapping[str, MetaSupervised], width: float | None) -> Figure:
         """Draw the fits of trained networks to some test curves after 0 … k steps, by the networks' names."""
@@ -115,12 +115,6 @@ class Sinusoid(NetworkOptions):
             name: one.meta_loss.evaluate(tasks, one.settings.inner.inner_steps)[2] for name, one in experiments.items()
         }
         return sinusoid_fit(tasks, fits, width=width)
-
-
-def _load(run: Path) -> Any:
-    """The trained experiment of a run of this launcher."""
-    checked_kind(run, Sinusoid)
-    return load_run(run)[1]
 
 
 @as_program

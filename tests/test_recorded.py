@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metarl_l2f.launchers import evaluate, figures, play
+from metarl_l2f.runs.viewing import ViewedRun, Viewer
 
 RECORDED = Path(__file__).with_name("recorded")
 
@@ -38,3 +39,12 @@ def test_figures_draws_a_recorded_run(run, tmp_path):
 def test_play_films_a_recorded_run(run):
     assert play.main([str(run), "--size", "200", "--out", str(run / "film.gif")]) == 0
     assert (run / "film.gif").read_bytes().startswith(b"GIF8")
+
+
+@pytest.mark.parametrize("run", ["navigation"], indirect=True)
+def test_the_viewer_answers_for_a_recorded_run(run):
+    shown = Viewer([ViewedRun(run)])
+    shown.measure()
+    answer = shown.adapt({"steps": 2, "episodes": 3})
+    shown.close()
+    assert answer["held_out"] and len(answer["runs"][0]["returns"]) == 3

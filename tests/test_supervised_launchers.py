@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +95,16 @@ def test_frequencies_and_ranges_follow_their_flags():
         assert {family.frequency for family in families.values()} == {frequency}
         assert families["train"] == families["val"]
         assert (families["train"].amplitude != families["test"].amplitude) == apart
+
+
+def test_a_launcher_that_runs_as_a_program_reads_runs_of_its_own(tmp_path):
+    # Its options are then those of __main__, and a run's those of the imported module.
+    root = Path(__file__).parents[1]
+    flags = [*TINY_SINUSOID.split(), "--beside", str(root / "tests" / "recorded" / "sinusoid")]
+    program = [sys.executable, str(root / "launchers" / "sinusoid.py"), *flags, "--log-dir", str(tmp_path / "run")]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "sinusoid_fit.png").exists()
 
 
 def test_a_run_to_be_drawn_beside_is_looked_for_before_training(tmp_path, capsys):

@@ -1,14 +1,13 @@
-"""Options that choose and read a data set of images, and prototypical networks trained on one."""
+"""Options that choose and read a data set of images."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..supervised.data.augmentation import with_mirrors
 from ..supervised.data.glyphs import load_glyphs
 from ..supervised.data.images import SPLITS, Omniglot, load_images
 from ..supervised.episodes import Images, Split
-from .load import load_run, read_config
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,3 @@ class ImageData:
     def name(self) -> str:
         """The data set's name in reports."""
         return "glyphs" if self.data is None else self.data.name
-
-
-def load_prototypes(run: Path) -> Any:
-    """The trained prototypical network of a run of launchers/prototypes.py: the best by validation.
-
-    Raises:
-        ValueError: the folder holds no such run, or a damaged one.
-    """
-    if (made_by := read_config(run).get("launcher")) != "prototypes":
-        raise ValueError(f"{run} holds a run of {made_by}.py; give one of prototypes.py")
-    return load_run(run)[1]

@@ -117,6 +117,21 @@ def load_run(
     return options, experiment
 
 
+def load_run_of(launcher: str, run: Path) -> Any:
+    """The trained experiment of a run that must be one of a certain launcher: the best by validation.
+
+    Args:
+        launcher: its name.
+        run: the folder.
+    Raises:
+        ValueError: the run is of another launcher, or cannot be loaded.
+    """
+    # By name: the launcher that runs as a program defines its options a second time.
+    if (made_by := read_config(run).get("launcher")) != launcher:
+        raise ValueError(f"{run} holds a run of {made_by}.py; give one of {launcher}.py")
+    return load_run(run)[1]
+
+
 def checkpoint_of(run: Path, checkpoint: str) -> Path:
     """The file of a run's `best` checkpoint by validation, or of its `latest`.
 
