@@ -9,7 +9,7 @@ CODE := $(wildcard metarl_l2f envs launchers tests benchmarks studies examples)
 
 # One name a launcher: `make cheetah-vel` runs launchers/cheetah_vel.py, whose first line is its help below.
 LAUNCHERS := navigation cheetah-dir cheetah-vel ant rand-params sinusoid image-classification prototypes embeddings leo evaluate \
-  figures play viewer
+  figures play viewer methods
 
 .DEFAULT_GOAL := help
 .PHONY: help install $(LAUNCHERS) images test test-journeys test-faults coverage test-mutations lint types format clean

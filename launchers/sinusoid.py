@@ -73,7 +73,7 @@ class Sinusoid(NetworkOptions):
         frequency = FREQUENCIES if self.vary_frequency else (1.0, 1.0)
         train, test = train_and_test_curves(self.disjoint, frequency)
         queries = self.shots if self.queries is None else self.queries
-        return SinusoidProblem(train, test, self.shots, queries, self.hidden_sizes)
+        return SinusoidProblem(train, test, self.shots, queries, self.hidden_sizes, self.settings.context_size)
 
     def scores(self, experiment: MetaSupervised, folder: Path, seed: int) -> tuple[Tensor, dict[str, Any]]:
         """Meta-SGD's protocol: the mean over 100 points of each of 100 curves, 100 times over."""

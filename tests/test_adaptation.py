@@ -98,14 +98,14 @@ def in_double(data):
     def double(batch):
         return Batch(*(values.double() for values in batch))
 
-    return MetaData(double(data.first), tuple(map(double, data.inner)), double(data.post))
+    return MetaData(double(data.first), tuple(map(double, data.inner)), double(data.post), data.credit.double())
 
 
 def task_of(data, number):
     def one(batch):
         return Batch(*(values[number] for values in batch))
 
-    return MetaData(one(data.first), tuple(map(one, data.inner)), one(data.post))
+    return MetaData(one(data.first), tuple(map(one, data.inner)), one(data.post), data.credit[number])
 
 
 VARIANTS = {
@@ -159,7 +159,7 @@ class Loop:
         return self.held[self.calls - 1]
 
     def policies(self):
-        def held_loss(policy, batch, estimator, params):
+        def held_loss(policy, batch, estimator, params, horizon=None):
             log_prob = policy(params, batch.observations).log_prob(batch.actions)
             if estimator == "lvc":
                 log_prob = torch.exp(log_prob - self.hold(torch.func.debug_unwrap(log_prob)))
@@ -542,7 +542,7 @@ def test_curvature_on_a_share_uses_the_first_episodes_with_weights_that_sum_to_o
         kept = Batch(*(values[:, : 2 * HORIZON] for values in batch))
         return kept._replace(weights=kept.weights / kept.weights.sum(1, keepdim=True))
 
-    shorter = MetaData(cut(data.first), tuple(map(cut, data.inner)), cut(data.post))
+    shorter = MetaData(cut(data.first), tuple(map(cut, data.inner)), cut(data.post), data.credit)
     direction = direction_of(full)
     ours = half.outer.curvature(half.adaptation, rollouts)(direction)
     expected = full.surrogate(shorter).curvature()(direction)

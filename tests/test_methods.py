@@ -20,7 +20,7 @@ SUPERVISED = {
     "sinusoid": sinusoid.Sinusoid,
     "image_classification": image_classification.ImageClassification,
 }
-METHODS = ("l2f", "maml", "maml-two-sigmas", "l2f-paper")
+METHODS = ("l2f", "maml", "maml-two-sigmas", "l2f-paper", "cavia", "promp+l2f")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -31,7 +31,7 @@ def test_the_name_alone_sets_what_python_sets(domain, method):
     assert options.settings.method == method
 
 
-@pytest.mark.parametrize("method", ["l2f", "maml", "l2f-paper"])
+@pytest.mark.parametrize("method", ["l2f", "maml", "l2f-paper", "alfa+l2f"])
 @pytest.mark.parametrize("problem", SUPERVISED)
 def test_the_name_alone_sets_what_python_sets_where_labels_teach(problem, method):
     options = parse(SUPERVISED[problem](), [f"--method={method}"])
@@ -58,11 +58,9 @@ def test_flags_override_a_methods_own_constants_and_leave_the_others():
 
 
 def test_an_unknown_method_is_refused_by_name(capsys):
-    with pytest.raises(SystemExit) as ended:
-        parse(navigation.Navigation(), ["--method", "reptile"])
-    assert ended.value.code == 2
-    assert "maml-two-sigmas" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="'maml-two-sigmas', 'l2f-paper', got 'reptile'"):
+    assert navigation.main(["--method", "reptile"]) == 2
+    assert "error: method must be one of l2f, maml, " in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"maml-two-sigmas, l2f-paper, each also with \+l2f .*, got 'reptile'"):
         MetaRLSettings.for_domain("navigation", "reptile")
     with pytest.raises(ValueError, match=r"domain must be one of 'navigation', .*got 'chess'"):
         MetaRLSettings.for_domain("chess", "maml")
@@ -150,7 +148,7 @@ def test_a_name_without_its_constants_is_refused():
         MetaRLSettings("l2f-paper")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS[:4])
 def test_any_other_environment_gets_the_maml_papers_constants(method):
     settings = MetaRLSettings.for_domain(None, method)
     assert (settings.method, settings.policy, settings.inner.inner_lr) == (method, PolicyNetwork(), 0.1)

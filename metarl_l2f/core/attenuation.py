@@ -6,7 +6,6 @@ starts (Eq. 3). Everything is written for one task; callers `torch.func.vmap` ov
 Letters: θ initialisation, φ attenuator, γ attenuation, L entries of γ (one per attenuated tensor by default).
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_number
-from .parameters import Params, Shapes, layer_of
+from .parameters import Params, Shapes, layer_of, small_network
 
 Scope = Literal["network", "layer", "tensor", "filter", "weight"]
 Conditioning = Literal["gradient", "none", "prototype"]
@@ -178,7 +177,8 @@ class Attenuator(nn.Module):
         if attenuation.conditioning == "none":
             self.free = nn.Parameter(torch.empty(outputs))
         else:
-            self.mlp = _attenuating_network(embedding_size or self.entries, self.entries, outputs, generator)
+            hidden = min(self.entries, WIDEST_ATTENUATOR)
+            self.mlp = small_network(embedding_size or self.entries, hidden, outputs, generator)
         self._set_initial_gammas(initial_gammas or {})
 
     @torch.no_grad()
@@ -252,13 +252,3 @@ class Attenuator(nn.Module):
         gamma, delta = self.factors(gradients, prototype)
         shift = None if delta is None else self.spread(delta)
         return attenuate(theta, self.spread(gamma), shift, self.logarithmic), gamma
-
-
-def _attenuating_network(inputs: int, entries: int, outputs: int, generator: torch.Generator | None) -> nn.Sequential:
-    hidden = min(entries, WIDEST_ATTENUATOR)
-    network = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-    for width, layer in ((inputs, network[0]), (hidden, network[2])):
-        bound = 1 / math.sqrt(width)
-        for parameter in layer.parameters():
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
-    return network

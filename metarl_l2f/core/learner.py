@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from .alfa import ALFA
 from .attenuation import Attenuation, Attenuator
-from .parameters import Loss, Params, chosen
-from .update_rules import GradientDescent, InnerLoop, UpdateRule
+from .parameters import Loss, Params, chosen, initialisation, is_context
+from .update_rules import Adapts, GradientDescent, InnerLoop, UpdateRule
 
 Data = TypeVar("Data")
 """What one inner step learns from."""
@@ -72,8 +73,13 @@ class MetaLearner(nn.Module):
 
     @property
     def theta(self) -> Params:
-        """The initialisation θ, by name."""
-        return dict(self.network.named_parameters())
+        """The initialisation θ, by name, with contexts, which start at 0."""
+        return initialisation(self.network)
+
+    @property
+    def learned(self) -> list[str]:
+        """Names of the parameters of θ that a meta-update moves."""
+        return [name for name, p in self.network.named_parameters() if p.requires_grad]
 
     @property
     def device(self) -> torch.device:
@@ -199,8 +205,8 @@ def meta_learner(
         attenuation: how γ is computed and applied; None for MAML.
         inner: the inner loop.
         attenuated: which parameters (by name) are attenuated, of those that are not frozen; all by default.
-        adapted: which parameters (by name) the inner loop moves, of those that are not frozen; all by default (ANIL:
-            the last layer's).
+        adapted: which parameters (by name) the inner loop may move, of those that `inner.adapts` selects and that are
+            not frozen; all by default.
         logarithmic, initial_gammas, embedding_size, generator: as in `Attenuator`.
         gradient_at_init: as in `MetaLearner`.
     Raises:
@@ -209,18 +215,45 @@ def meta_learner(
     inner, names = inner or InnerLoop(), [name for name, _ in network.named_parameters()]
     if unknown := set(logarithmic) - set(names):
         raise ValueError(f"logarithmic names no parameter of the network: {sorted(unknown)}; it has {names}")
-    rule = GradientDescent(chosen(network, "adapted", adapted), inner)
     attenuator = None
     if attenuation is not None:
         attenuator = Attenuator(
-            chosen(network, "attenuated", attenuated),
+            chosen(network, "attenuated", lambda name: attenuated(name) and not is_context(name)),
             attenuation,
             logarithmic=logarithmic,
             initial_gammas=initial_gammas,
             embedding_size=embedding_size,
             generator=generator,
         )
+    part = part_of(network, inner.adapts)
+    shapes = chosen(network, "adapted", lambda name: adapted(name) and part(name))
+    alfa = inner.update_rule == "alfa"
+    rule = ALFA(shapes, inner, generator=generator) if alfa else GradientDescent(shapes, inner)
     return MetaLearner(network, attenuator, rule, gradient_at_init=gradient_at_init, first_order=inner.first_order)
+
+
+def part_of(network: nn.Module, adapts: Adapts) -> Callable[[str], bool]:
+    """Which tensors of θ the inner loop moves, as a predicate of their names.
+
+    Args:
+        network: the network; for `head` and `body` it says what its head is, by `is_head(name)`.
+        adapts: as in `InnerLoop`.
+    Raises:
+        ValueError: the network has no context, or does not say what its head is.
+    """
+    if adapts == "context":
+        if not any(map(is_context, initialisation(network))):
+            raise ValueError("adapts='context' needs a network with a context, a buffer of that name; give it a size")
+        return is_context
+    if adapts == "all":
+        return lambda name: not is_context(name)
+    is_head: Callable[[str], bool] | None = getattr(network, "is_head", None)
+    if is_head is None:
+        raise ValueError(
+            f"adapts={adapts!r} needs a network that says what its head is: give {type(network).__name__} a method "
+            "is_head(name) that is True for the parameters of the last layer"
+        )
+    return is_head if adapts == "head" else lambda name: not is_head(name) and not is_context(name)
 
 
 def renamed_since_0_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Named parameters of a network: what the equations are about."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -19,23 +20,49 @@ def layer_of(name: str) -> str:
 
 
 def chosen(network: nn.Module, role: str, predicate: Callable[[str], bool] = lambda name: True) -> Shapes:
-    """Names and shapes of the parameters of a network that have a role, without those that are frozen.
+    """Names and shapes of the tensors of θ that have a role, without parameters that are frozen.
 
     Args:
         network: the network.
-        role: what the parameters are chosen for, such as "adapted", for errors.
+        role: what the tensors are chosen for, such as "adapted", for errors.
         predicate: which names are chosen; all by default.
     Raises:
         ValueError: none is chosen, or all that are chosen are frozen.
     """
-    selected = {name: p for name, p in network.named_parameters() if predicate(name)}
+    theta = initialisation(network)
+    selected = {name: tensor for name, tensor in theta.items() if predicate(name)}
     if not selected:
-        names = [name for name, _ in network.named_parameters()]
-        raise ValueError(f"{role} selects none of the network's parameters; it has {names}")
-    shapes = {name: p.shape for name, p in selected.items() if p.requires_grad}
+        raise ValueError(f"{role} selects none of the network's parameters; it has {list(theta)}")
+    shapes = {name: tensor.shape for name, tensor in selected.items() if tensor.requires_grad or is_context(name)}
     if not shapes:
         raise ValueError(
             f"{role} selects only parameters that are frozen (requires_grad=False), {list(selected)}; unfreeze one of "
             "them with requires_grad_(True), or select others"
         )
     return shapes
+
+
+def is_context(name: str) -> bool:
+    """Whether a tensor of a network is a context (CAVIA): a buffer called `context`, 0 at the start of every task."""
+    return name.rpartition(".")[2] == "context"
+
+
+def initialisation(network: nn.Module) -> Params:
+    """The initialisation θ of a network, by name: its parameters, and its contexts, which adapt but are not learned."""
+    contexts = {name: buffer for name, buffer in network.named_buffers() if is_context(name)}
+    return {**dict(network.named_parameters()), **contexts}
+
+
+def small_network(inputs: int, hidden: int, outputs: int, generator: torch.Generator | None) -> nn.Sequential:
+    """A network of two layers with ReLU between them, as the official codes of L2F and ALFA have it.
+
+    Args:
+        inputs, hidden, outputs: sizes.
+        generator: draws the initial weights and biases, uniform within ±1/√(inputs of the layer).
+    """
+    network = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    for width, layer in ((inputs, network[0]), (hidden, network[2])):
+        bound = 1 / math.sqrt(width)
+        for parameter in layer.parameters():
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return network

@@ -7,10 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_count, check_numbers
+from ..checks import check_choices, check_count, check_numbers
 from .parameters import Params, Shapes
 
 StepSizeScope = Literal["tensor", "weight"]
+Rule = Literal["descent", "alfa"]
+Adapts = Literal["all", "head", "body", "context"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,16 @@ class InnerLoop:
     """Step size of steps beyond the trained ones, relative to the last trained one (the MAML paper halves it)."""
     first_order: bool = False
     """Treat inner gradients as constants in the meta-gradient (first-order MAML)."""
+    update_rule: Rule = "descent"
+    """`descent`: θ − α ∇L. `alfa`: α and a decay of θ are generated for each step and tensor, from the task's mean
+    gradients and mean weights (ALFA)."""
+    adapts: Adapts = "all"
+    """What the inner steps move: `all` of θ, the `head` (last layer) alone (ANIL), the `body` without it (BOIL), or a
+    `context` that starts at 0 for every task and is fed to the network's first layer (CAVIA)."""
 
     def __post_init__(self) -> None:
         check_count("inner_steps", self.inner_steps, unit="gradient steps")
-        check_choice("inner_lr_scope", self.inner_lr_scope, StepSizeScope)
+        check_choices(self, inner_lr_scope=StepSizeScope, update_rule=Rule, adapts=Adapts)
         check_numbers(self, "(0, inf)", "inner_lr", "later_lr_factor")
 
 

@@ -107,6 +107,10 @@ class ImageClassifier(nn.Module):
         """Map images (n, C, H, W) to logits (n, classes), with parameters after `step` inner steps."""
         return affine(self.features(params, images, step), params["head.weight"], params["head.bias"])
 
+    def is_head(self, name: str) -> bool:
+        """Whether a parameter is the last layer's."""
+        return name.startswith("head.")
+
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
         """Map images (n, C, H, W) to features (n, feature_size), with parameters after `step` inner steps."""
         raise NotImplementedError

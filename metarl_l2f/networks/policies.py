@@ -154,27 +154,48 @@ class MLP(nn.Module):
         sizes: the number of units of each layer, from the input to the output.
         activation: the function between layers.
         generator: the source of the initial weights, which are Xavier uniform; biases start at 0.
+        context_size: C, numbers of a task's context that the first layer reads beside the input (CAVIA); 0 for none.
     Raises:
         ValueError: a size is not positive, or the activation is unknown.
     """
 
+    context: Tensor
+    """(C,), what adapts in CAVIA; a task's own is passed among its parameters."""
+
     def __init__(
-        self, sizes: Sequence[int], activation: Activation = "tanh", generator: torch.Generator | None = None
+        self,
+        sizes: Sequence[int],
+        activation: Activation = "tanh",
+        generator: torch.Generator | None = None,
+        context_size: int = 0,
     ) -> None:
         super().__init__()
         check_choice("activation", activation, Activation)
+        check_count("context_size", context_size, 0)
         for size in sizes:
             check_count("every layer size", size)
         self.sizes, self.activation_name = tuple(sizes), activation
         self.activation = tanh if activation == "tanh" else torch.relu
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes))
         start_xavier(self, generator)
+        self.context_size = context_size
+        if context_size:
+            self.context_weight = nn.Parameter(torch.empty(sizes[1], context_size))
+            nn.init.xavier_uniform_(self.context_weight, generator=generator)
+            self.register_buffer("context", torch.zeros(context_size))
+
+    def is_head(self, name: str) -> bool:
+        """Whether a parameter is the last layer's."""
+        return name.startswith(f"layers.{len(self.layers) - 1}.")
 
     def forward(self, params: Params, inputs: Tensor, prefix: str = "") -> Tensor:
         """Map inputs (..., sizes[0]) to outputs (..., sizes[-1]), or (N, S, ·) with parameters stacked over N tasks."""
         last = len(self.layers) - 1
         for number in range(last + 1):
             weight, bias = params[f"{prefix}layers.{number}.weight"], params[f"{prefix}layers.{number}.bias"]
+            if number == 0 and self.context_size:
+                # As if the context were concatenated to every input.
+                bias = bias + (params[f"{prefix}context_weight"] @ params[f"{prefix}context"].unsqueeze(-1)).squeeze(-1)
             inputs = affine(inputs, weight, bias)
             if number < last:
                 inputs = self.activation(inputs)
@@ -233,6 +254,7 @@ class GaussianPolicy(nn.Module):
         activation: the function between layers.
         initial_std: the initial σ, positive.
         generator: the source of the initial weights.
+        context_size: as in `MLP`.
     Raises:
         ValueError: a number is out of range, or the activation is unknown.
     """
@@ -248,11 +270,16 @@ class GaussianPolicy(nn.Module):
         activation: Activation = "tanh",
         initial_std: float = 1.0,
         generator: torch.Generator | None = None,
+        context_size: int = 0,
     ) -> None:
         super().__init__()
         check_number("initial_std", initial_std, "(0, inf)")
-        self.mean = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator)
+        self.mean = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator, context_size)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
+
+    def is_head(self, name: str) -> bool:
+        """Whether a parameter is σ's, or the last layer's."""
+        return name == "log_std" or (name.startswith("mean.") and self.mean.is_head(name.removeprefix("mean.")))
 
     def forward(self, params: Params, observations: Tensor) -> Gaussian:
         """Map observations (..., O) to the distribution of the action in each.
@@ -274,6 +301,7 @@ class CategoricalPolicy(nn.Module):
         hidden_sizes: the number of units of each hidden layer.
         activation: the function between layers.
         generator: the source of the initial weights.
+        context_size: as in `MLP`.
     Raises:
         ValueError: a size is not positive, or the activation is unknown.
     """
@@ -288,9 +316,14 @@ class CategoricalPolicy(nn.Module):
         hidden_sizes: Sequence[int] = (64, 64),
         activation: Activation = "tanh",
         generator: torch.Generator | None = None,
+        context_size: int = 0,
     ) -> None:
         super().__init__()
-        self.logits = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator)
+        self.logits = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator, context_size)
+
+    def is_head(self, name: str) -> bool:
+        """Whether a parameter is the last layer's."""
+        return self.logits.is_head(name.removeprefix("logits."))
 
     def forward(self, params: Params, observations: Tensor) -> Categorical:
         """Map observations (..., O) to the distribution of the action in each."""
@@ -303,7 +336,12 @@ Policy = GaussianPolicy | CategoricalPolicy
 def policy_layout(policy: Policy) -> dict[str, Any]:
     """Describe a policy, except for its parameters, as plain data that `policy_from_layout` reads."""
     mlp = policy.mean if isinstance(policy, GaussianPolicy) else policy.logits
-    return {"kind": type(policy).__name__, "sizes": list(mlp.sizes), "activation": mlp.activation_name}
+    return {
+        "kind": type(policy).__name__,
+        "sizes": list(mlp.sizes),
+        "activation": mlp.activation_name,
+        "context_size": mlp.context_size,
+    }
 
 
 def policy_from_layout(layout: dict[str, Any]) -> Policy:
@@ -316,12 +354,14 @@ def policy_from_layout(layout: dict[str, Any]) -> Policy:
     """
     kind = {"GaussianPolicy": GaussianPolicy, "CategoricalPolicy": CategoricalPolicy}[layout["kind"]]
     observed, *hidden, acted = layout["sizes"]
-    return kind(observed, acted, hidden, layout["activation"])
+    return kind(observed, acted, hidden, layout["activation"], context_size=layout.get("context_size", 0))
 
 
-def _quiet_mlp(sizes: Sequence[int], activation: Activation, generator: torch.Generator | None) -> MLP:
+def _quiet_mlp(
+    sizes: Sequence[int], activation: Activation, generator: torch.Generator | None, context_size: int
+) -> MLP:
     """Build an MLP whose last layer's weights are multiplied by OUTPUT_SCALE."""
-    network = MLP(sizes, activation, generator)
+    network = MLP(sizes, activation, generator, context_size)
     with torch.no_grad():
         network.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)
     return network

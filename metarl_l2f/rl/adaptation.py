@@ -28,7 +28,7 @@ from .baseline import fit_values
 from .episodes import Batch, Episodes, discounted_returns, generalised_advantages, standardise, to_batch
 from .sampling import Sampler
 
-Estimator = Literal["reinforce", "lvc"]
+Estimator = Literal["reinforce", "lvc", "dice"]
 InnerData = Literal["reuse", "gradient_at_init", "resample"]
 Tree = TypeVar("Tree")
 
@@ -42,18 +42,27 @@ class PolicyGradient:
     gae_lambda: float = 1.0
     """λ of the generalised advantage estimator, in [0, 1]."""
     estimator: Estimator = "lvc"
-    """Inner loss: log π · A (`reinforce`), or π / ⊥π · A (`lvc`): same first, and the right second derivative."""
+    """Inner loss: log π · A (`reinforce`), π / ⊥π · A (`lvc`): the same first, and nearly the right second derivative,
+    or products of π / ⊥π up to each time step (`dice`): the right second derivative, of more variance."""
     inner_data: InnerData = "gradient_at_init"
     """Episodes of the first inner step after attenuation: those of the initialisation, at θ̄ (`reuse`) or at θ
     (`gradient_at_init`), or fresh ones from θ̄ (`resample`)."""
     initial_weight: float = 0.0
     """Weight of the unadapted policy's own return in the meta-objective; above 0 its KL is bounded too."""
+    exploration_weight: float = 0.0
+    """Weight of the credit that the unadapted policy gets for the returns after adaptation to its episodes (E-MAML),
+    which is another thing than its own return; above 0 its KL is bounded too."""
 
     def __post_init__(self) -> None:
         check_choice("estimator", self.estimator, Estimator)
         check_choice("inner_data", self.inner_data, InnerData)
         check_numbers(self, "[0, 1]", "discount", "gae_lambda")
-        check_numbers(self, "[0, inf)", "initial_weight")
+        check_numbers(self, "[0, inf)", "initial_weight", "exploration_weight")
+
+    @property
+    def initial_counts(self) -> bool:
+        """Whether the unadapted policy has a term of its own in the meta-objective."""
+        return self.initial_weight > 0 or self.exploration_weight > 0
 
 
 class MetaData(NamedTuple):
@@ -65,6 +74,9 @@ class MetaData(NamedTuple):
     """One batch per inner step."""
     post: Batch
     """From the adapted policy."""
+    credit: Tensor
+    """(), the task's return after adaptation, less the mean over the meta-batch and in units of its deviation; 0 where
+    it does not count."""
 
 
 class Rollouts(NamedTuple):
@@ -84,16 +96,48 @@ class Rollouts(NamedTuple):
     """Which of all tasks rolled out together, by one process or several, these are."""
 
 
-def policy_loss(policy: Policy, batch: Batch, estimator: Estimator, params: Params) -> Tensor:
-    """Inner loss of one task, −E[log π(a|o) A] or −E[π(a|o) / ⊥π(a|o) A]; both have the REINFORCE gradient.
+def policy_loss(
+    policy: Policy, batch: Batch, estimator: Estimator, params: Params, horizon: int | None = None
+) -> Tensor:
+    """Inner loss of one task: −E[log π(a|o) A], −E[π(a|o) / ⊥π(a|o) A], or that of `dice`, all with one gradient.
 
-    ⊥ stops the gradient. The second form also has the policy gradient's right second derivative (ProMP, Rothfuss et
-    al. 2019, low-variance curvature), which the first misses.
+    ⊥ stops the gradient. The second form (low-variance curvature of ProMP, Rothfuss et al. 2019, Eq. 12) also has the
+    policy gradient's second derivative, but for the terms of pairs of different time steps, which the first misses
+    altogether and the third has.
+
+    Args:
+        policy: the policy.
+        batch: the task's samples.
+        estimator: the form.
+        params: the point at which the loss is computed.
+        horizon: T, for `dice`.
     """
     log_prob = policy(params, batch.observations).log_prob(batch.actions)
     if estimator == "lvc":
-        log_prob = torch.exp(log_prob - log_prob.detach())
+        log_prob = magic(log_prob)
+    elif estimator == "dice":
+        assert horizon is not None
+        happened = torch.where(batch.weights > 0, log_prob, 0).unflatten(0, (-1, horizon))
+        log_prob = loaded_dice(happened).flatten()
     return -(batch.weights * batch.advantages * log_prob).sum()
+
+
+def magic(log_prob: Tensor) -> Tensor:
+    """exp(x − ⊥x): 1 at every point, with the derivatives of a likelihood ratio (DiCE, Foerster et al. 2018)."""
+    return torch.exp(log_prob - log_prob.detach())
+
+
+def loaded_dice(log_prob: Tensor) -> Tensor:
+    """What multiplies the advantage of each time step in Loaded DiCE (Farquhar, Whiteson, Foerster 2019, Eq. 12).
+
+    □(x_t) − □(x_{t−1}) with x_t = Σ_{s ≤ t} log π(a_s | o_s) and □ = `magic`: 0 at every point. Its first derivative is
+    ∇ log π(a_t | o_t), its second that of the likelihood ratio of all actions up to t.
+
+    Args:
+        log_prob: (B, T), log π(a_t | o_t), 0 where no step happened.
+    """
+    until = log_prob.cumsum(-1)
+    return magic(until) - magic(until - log_prob)
 
 
 def surrogate_loss(policy: Distribution, old: Distribution, batch: Batch) -> Tensor:
@@ -110,8 +154,10 @@ class Adaptation:
         gradient: estimators of the inner and outer policy gradient.
         threads: tasks are differentiated on this many threads, on a CUDA device on one; changes no result.
         tasks_per_shard: tasks differentiated together; changes rounding.
+        horizon: T, the length of the episodes; only the estimator `dice` needs it.
     Raises:
         TypeError: the learner's network is no policy.
+        ValueError: the estimator needs a horizon.
     """
 
     def __init__(
@@ -120,12 +166,17 @@ class Adaptation:
         gradient: PolicyGradient,
         threads: int = 1,
         tasks_per_shard: int = TASKS_PER_SHARD,
+        horizon: int | None = None,
     ) -> None:
+        if gradient.estimator == "dice" and horizon is None:
+            raise ValueError(
+                "estimator='dice' multiplies ratios along episodes: pass their length as horizon, got None"
+            )
         if not isinstance(learner.network, Policy):
             raise TypeError(
                 f"learner must hold a GaussianPolicy or a CategoricalPolicy, got {type(learner.network).__name__}"
             )
-        self.learner, self.gradient = learner, gradient
+        self.learner, self.gradient, self.horizon = learner, gradient, horizon
         self.policy = learner.network
         self.shards = Shards(threads if learner.device.type == "cpu" else 1, tasks_per_shard)
 
@@ -133,12 +184,12 @@ class Adaptation:
 
     def loss(self, batch: Batch, step: int = 0) -> Loss:
         """One task's inner loss as a function of its parameters, the same at every inner step."""
-        return partial(policy_loss, self.policy, batch, self.gradient.estimator)
+        return partial(policy_loss, self.policy, batch, self.gradient.estimator, horizon=self.horizon)
 
     def policies(self, data: MetaData, theta: Params | None = None) -> list[Distribution]:
         """One task: adapt through its data, differentiably, and look at the adapted policy on its own episodes.
 
-        Where the initial policy's own return counts too, that policy follows, on its episodes.
+        Where the initial policy counts too, that policy follows, on its episodes.
 
         Args:
             data: the task's own.
@@ -149,15 +200,64 @@ class Adaptation:
             self.loss, data.first, lambda number, params: data.inner[number], len(data.inner), theta=theta
         )
         adapted = [self.policy(path[-1], data.post.observations)]
-        if self.gradient.initial_weight:
+        if self.gradient.initial_counts:
             adapted.append(self.policy(theta, data.first.observations))
         return adapted
 
+    def acting(
+        self, data: MetaData, old: Sequence[Distribution] = (), theta: Params | None = None
+    ) -> list[Distribution]:
+        """One task: the policies that collected the episodes of inner step 1 … k and those after it, on these episodes.
+
+        Where the initial policy counts too, that policy follows, on its episodes.
+
+        Args:
+            data: the task's own.
+            old: the same policies as they were when they collected them. Given these, the inner loss is that of the
+                likelihood ratio to them, −E[π / π_old A] (ProMP, Eq. 11), which stays right while θ moves.
+            theta: the initialisation; by default the learner's.
+        """
+        theta, steps = self.learner.theta if theta is None else theta, len(data.inner)
+        before: list[Distribution | None] = [*old] if old else [None] * (steps + 2)
+        fresh = self.gradient.inner_data == "resample" and not self.learner.first_gradient_is_known
+
+        def loss(pair: tuple[Batch, Distribution | None], step: int) -> Loss:
+            batch, past = pair
+            if past is None:
+                return self.loss(batch, step)
+            return lambda params: surrogate_loss(self.policy(params, batch.observations), past, batch)
+
+        path, _ = self.learner.trajectory(
+            loss,
+            (data.first, None if fresh else before[0]),
+            lambda number, params: (data.inner[number], before[number]),
+            steps,
+            theta=theta,
+        )
+        acted = [path[0] if fresh else theta, *path[1:]]
+        batches = [*data.inner, data.post]
+        if self.gradient.initial_counts:
+            acted, batches = [*acted, theta], [*batches, data.first]
+        return [self.policy(params, batch.observations) for params, batch in zip(acted, batches, strict=True)]
+
     def objective(self, policies: Sequence[Distribution], old: Sequence[Distribution], data: MetaData) -> Tensor:
-        """One task's surrogate: of the adapted policy, plus the weighted one of the initial policy where it counts."""
-        terms = zip((1.0, self.gradient.initial_weight), policies, old, (data.post, data.first), strict=False)
-        losses = [weight * surrogate_loss(policy, before, batch) for weight, policy, before, batch in terms]
+        """One task's surrogate: of the adapted policy, plus the terms of the initial policy where it counts."""
+        losses = [surrogate_loss(policies[0], old[0], data.post)]
+        if self.gradient.initial_counts:
+            losses.append(self.initial_objective(policies[1], old[1], data))
         return torch.stack(losses).sum()
+
+    def initial_objective(self, policy: Distribution, old: Distribution, data: MetaData) -> Tensor:
+        """One task's terms of the initial policy, on the episodes that it collected.
+
+        Its own return, and E-MAML's credit for what adaptation made of its episodes (Stadie et al. 2018, Eq. 3): the
+        gradient of −E[π / π_old] C is −E[∇ log π] C, with C the return after adaptation, centred over the meta-batch.
+        """
+        own = self.gradient.initial_weight * surrogate_loss(policy, old, data.first)
+        if not self.gradient.exploration_weight:
+            return own
+        credited = data.first._replace(advantages=data.credit.expand_as(data.first.advantages))
+        return own + self.gradient.exploration_weight * surrogate_loss(policy, old, credited)
 
     # ---- many tasks -------------------------------------------------------------------------------------------
 
@@ -205,8 +305,17 @@ class Adaptation:
 
         path, start = self.learner.trajectory(self.loss, first, data_of, steps, over=self._over_tasks)
         post = roll(path[-1]) if steps else first
-        data = MetaData(first, tuple(inner), post)
-        return Rollouts(episodes, data, start, [theta, *path[1:]], sum(simulated), share or Share(len(tasks)))
+        share = share or Share(len(tasks))
+        data = MetaData(first, tuple(inner), post, self._credit(episodes[-1], share).to(self.learner.device))
+        return Rollouts(episodes, data, start, [theta, *path[1:]], sum(simulated), share)
+
+    def _credit(self, episodes: Episodes, share: Share) -> Tensor:
+        """Each task's return after adaptation, centred and scaled over the meta-batch, (N,); else 0."""
+        returns = episodes.returns().mean(1)
+        if not self.gradient.exploration_weight:
+            return torch.zeros_like(returns)
+        every = share.gather(returns)
+        return (returns - every.mean()) / (every.std(unbiased=False) + 1e-8)
 
     def _over_tasks(self, function: Callable[..., Tree], *stacked: Any) -> Tree:
         """A function of one task, for every task of trees stacked over tasks; without derivatives."""
@@ -257,7 +366,7 @@ class Adaptation:
                 policies = self.policies(data, theta | moved)
                 return self.objective(policies, [detached(policy) for policy in policies], data)
 
-            meta_gradients = grad(meta_loss)({name: theta[name] for name in learner.differentiated})
+            meta_gradients = grad(meta_loss)({name: theta[name] for name in learner.learned})
             return after, meta_gradients, landscape(around, start.params, direction)
 
         start, share = rollouts.start, rollouts.share

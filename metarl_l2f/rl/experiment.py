@@ -5,6 +5,7 @@ learner's state and i: runs resume exactly, and two methods with one seed have t
 """
 
 import copy
+import dataclasses
 import logging
 import math
 import time
@@ -21,6 +22,7 @@ from ..core.attenuation import Attenuation
 from ..core.learner import MetaLearner, meta_learner, renamed_since_0_1
 from ..diagnostics import degree_of_conflict
 from ..inspection import gamma_statistics
+from ..methods import named
 from ..networks.policies import CategoricalPolicy, GaussianPolicy, Policy
 from ..parallel.ranks import Group
 from ..parallel.shards import TASKS_PER_SHARD, Share
@@ -29,10 +31,12 @@ from ..training.seeding import Stream, generator, torch_generator
 from .adaptation import Adaptation, Rollouts
 from .adapted import Adapted, AdaptedPolicy
 from .outer import OuterUpdate
+from .promp import ClippedUpdate
 from .sampling import Sampler, listed
 from .settings import DOMAIN_OF, MetaRLSettings
 from .trpo import TrustRegionUpdate
 from .vectorise import EnvSource, id_of, vectorise
+from .vpg import PolicyGradientUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +85,11 @@ class MetaRL:
         _warn_of_pictures(self.sampler)
         try:
             self.learner = _learner(settings, self.sampler).to(device or "cpu")
-            self.adaptation = Adaptation(self.learner, settings.gradient, threads, tasks_per_shard)
+            self.adaptation = Adaptation(self.learner, settings.gradient, threads, tasks_per_shard, settings.horizon)
         except Exception:
             self.sampler.close()
             raise
-        self.outer: OuterUpdate = TrustRegionUpdate(settings.region)
+        self.outer = _outer(settings, self.learner)
 
     def _sampler(self, tasks: int, episodes: int, env: EnvSource | None = None) -> Sampler:
         """A sampler of N·B copies of an environment; by default of the run's own, with its arguments."""
@@ -254,7 +258,7 @@ class MetaRL:
         # round otherwise, and the run would go on as another.
         parameters = self.learner.meta_parameters()
         vector_to_parameters(parameters_to_vector(parameters).detach().clone(), parameters)
-        self.outer.load_state_dict(state.get("outer", {}))  # Version 0.1 had none.
+        self.outer.load_state_dict(state.get("outer", {}))  # Version 0.1 had the trust region alone, without a state.
         self.env_steps = state["env_steps"]
 
     def close(self) -> None:
@@ -291,15 +295,15 @@ def _warn_of_pictures(sampler: Sampler) -> None:
 def _policy(settings: MetaRLSettings, sampler: Sampler) -> Policy:
     """A new policy for the sampler's spaces."""
     sizes, network = (sampler.observation_size, sampler.action_size), settings.policy
-    random = torch_generator(settings.seed, Stream.INIT)
+    random, context = torch_generator(settings.seed, Stream.INIT), network.context_size
     if sampler.discrete:
-        return CategoricalPolicy(*sizes, network.hidden_sizes, network.activation, random)
-    return GaussianPolicy(*sizes, network.hidden_sizes, network.activation, network.initial_std, random)
+        return CategoricalPolicy(*sizes, network.hidden_sizes, network.activation, random, context)
+    return GaussianPolicy(*sizes, network.hidden_sizes, network.activation, network.initial_std, random, context)
 
 
 def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:
     """A new policy with its meta-parameters."""
-    two_sigmas = settings.method == "maml-two-sigmas"
+    method, two_sigmas = named(settings.method), settings.method == "maml-two-sigmas"
     if sampler.discrete and settings.initial_std_gamma is not None:
         raise ValueError(
             f"initial_std_gamma attenuates the action noise σ of Box actions; {sampler.name} has Discrete actions: "
@@ -308,6 +312,7 @@ def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:
         )
     policy = _policy(settings, sampler)
     attenuation = Attenuation(conditioning="none") if two_sigmas else settings.attenuation
+    attenuates = method.attenuated or method.base in ("l2f-paper", "maml-two-sigmas")
 
     def attenuated(name: str) -> bool:
         if name in policy.logarithmic:
@@ -316,7 +321,7 @@ def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:
 
     return meta_learner(
         policy,
-        None if settings.method == "maml" else attenuation,
+        attenuation if attenuates else None,
         settings.inner,
         attenuated=attenuated,
         logarithmic=policy.logarithmic,
@@ -324,6 +329,17 @@ def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:
         gradient_at_init=settings.gradient.inner_data == "gradient_at_init",
         generator=torch_generator(settings.seed, Stream.INIT, 1),
     )
+
+
+def _outer(settings: MetaRLSettings, learner: MetaLearner) -> OuterUpdate:
+    """The meta-update that the settings choose."""
+    if settings.outer == "trust-region":
+        return TrustRegionUpdate(settings.region)
+    if settings.outer == "vpg":
+        return PolicyGradientUpdate(learner.meta_parameters(), settings.vanilla)
+    weight = settings.clipped.inner_kl_weight if settings.outer == "promp" else 0.0
+    clipped = dataclasses.replace(settings.clipped, inner_kl_weight=weight)
+    return ClippedUpdate(learner.meta_parameters(), clipped, settings.inner.inner_steps)
 
 
 def _generators(seed: int, stream: Stream, key: int, tasks: range, phase: int) -> list[np.random.Generator]:

@@ -1,7 +1,12 @@
 """The meta-update of reinforcement learning, whichever it is: what an outer update must offer."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
+from torch import Tensor
+
+from ..parallel.shards import Share
 from .adaptation import Adaptation, Rollouts
 
 
@@ -36,3 +41,24 @@ class OuterUpdate(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state that `state_dict` returned."""
         ...
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors as one vector of constants, (P,) float64."""
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]).double()
+
+
+def mean_over_tasks(parts: Sequence[Tensor], share: Share, dtype: torch.dtype) -> Tensor:
+    """The mean over all tasks, of every process, given each shard's sum over its own: (n,) float64.
+
+    What was computed in float32 adds up in float64 without rounding, so in any order. What was float64 already is added
+    in the order of shards.
+
+    Args:
+        parts: (n,) float64 each.
+        share: which of all tasks the shards are.
+        dtype: what the parts were computed in.
+    """
+    if dtype == torch.float64:
+        return share.gather(torch.stack(list(parts))).to(parts[0].device).sum(0) / share.number
+    return share.sum(torch.stack(list(parts)).sum(0)) / share.number

@@ -3,16 +3,19 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Literal
 
-from ..checks import check_choice, check_choices, check_counts, check_numbers
+from ..checks import check_choice, check_count, check_counts, check_numbers
 from ..core.attenuation import Attenuation
 from ..core.update_rules import InnerLoop
+from ..methods import Named, named, with_parts
 from ..networks.policies import Activation
 from .adaptation import PolicyGradient
+from .promp import ClippedSurrogate
 from .trpo import TrustRegion
+from .vpg import VanillaGradient
 
-Method = Literal["l2f", "maml", "maml-two-sigmas", "l2f-paper"]
+Outer = Literal["trust-region", "promp", "ppo", "vpg"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,12 @@ class PolicyNetwork:
     initial_std: float = 1.0
     """Initial noise σ of Box actions, which is learned."""
 
+    context_size: int = 0
+    """Numbers of the context that the first layer reads beside the observation (CAVIA); 0 for none."""
+
     def __post_init__(self) -> None:
         check_numbers(self, "(0, inf)", "initial_std")
+        check_count("context_size", self.context_size, 0)
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,9 @@ class MetaRLSettings:
         ValueError: a setting is unknown or out of range, or the settings do not fit each other.
     """
 
-    method: Method = "l2f"
-    """`l2f`: the initialisation is attenuated by factors γ that are computed from the task. `maml`: the same code
-    without attenuation. `maml-two-sigmas`: MAML with a second action noise σ after adaptation, one learned factor times
-    the first, the same for every task. `l2f-paper`: exactly L2F's Algorithm 1."""
+    method: str = "l2f"
+    """A name of `metarl_l2f.methods.METHODS`, such as maml, promp or alfa; with +l2f behind it, adaptation starts from
+    an initialisation that is attenuated by factors γ, computed from the task. l2f is maml+l2f."""
     seed: int = 1
     """Seed of everything random."""
     tasks_per_batch: int = 20
@@ -60,21 +66,29 @@ class MetaRLSettings:
     policy: PolicyNetwork = field(default_factory=PolicyNetwork)
     """The policy network."""
     attenuation: Attenuation = field(default_factory=lambda: Attenuation(initial_gamma=0.9))
-    """How L2F attenuates; ignored by `maml` and `maml-two-sigmas`."""
+    """How L2F attenuates; ignored by methods without attenuation."""
     initial_std_gamma: float | None = None
     """Attenuate the action noise σ, too (log σ + log γ), starting from this γ in (0, 1), so that a policy can explore
     with much noise before adaptation and act with little afterwards; None does not attenuate σ. For `maml-two-sigmas`,
-    the initial ratio of the second σ to the first. For Box actions only; ignored by `maml`."""
+    the initial ratio of the second σ to the first. Box actions only; other methods without attenuation ignore it."""
     inner: InnerLoop = field(default_factory=InnerLoop)
     """The inner loop."""
     gradient: PolicyGradient = field(default_factory=PolicyGradient)
     """The policy gradients."""
+    outer: Outer = "trust-region"
+    """The meta-update: a `trust-region` step (TRPO); clipped ratios with a penalty on the inner steps' KL (`promp`), or
+    without it (`ppo`); or the plain policy gradient (`vpg`)."""
     region: TrustRegion = field(default_factory=TrustRegion)
-    """The trust region of the meta-update."""
+    """The trust region of the meta-update; ignored by others."""
+    clipped: ClippedSurrogate = field(default_factory=ClippedSurrogate)
+    """The constants of `promp` and `ppo`; ignored by others."""
+    vanilla: VanillaGradient = field(default_factory=VanillaGradient)
+    """The constants of `vpg`; ignored by others."""
 
     def __post_init__(self) -> None:
-        check_choices(self, method=Method)
         check_counts(self, 1, "tasks_per_batch", "episodes_per_task", "horizon")
+        check_choice("outer", self.outer, Outer)
+        named(self.method)
         if self.initial_std_gamma is not None:
             check_numbers(self, "(0, 1)", "initial_std_gamma")
         if self.method == "maml-two-sigmas" and self.initial_std_gamma is None:
@@ -86,6 +100,11 @@ class MetaRLSettings:
             raise ValueError(
                 "l2f-paper reads γ off raw gradients, from 0.5, but attenuation is the default of l2f; use "
                 "MetaRLSettings.for_domain(domain, 'l2f-paper'), which sets all that Algorithm 1 says"
+            )
+        if (self.inner.adapts == "context") != (self.policy.context_size > 0):
+            raise ValueError(
+                "a context adapts where there is one: adapts='context' and a positive context_size go together, got "
+                f"{self.inner.adapts!r} and {self.policy.context_size}; method 'cavia' sets both"
             )
 
     @staticmethod
@@ -103,33 +122,40 @@ class MetaRLSettings:
         if name is not None and name not in DOMAINS:
             known = ", ".join(map(repr, DOMAINS))
             raise ValueError(f"domain must be one of {known}, or None for any other, got {domain!r}")
-        check_choice("method", method, Method)
-        known = cast(Method, method)
-        return _anywhere(known) if name is None else DOMAINS[name](known)
+        chosen = named(method)
+        constants = (_anywhere if name is None else DOMAINS[name])(chosen)
+        parts = {**CONTEXT, **chosen.method.parts} if chosen.base == "cavia" else chosen.method.parts
+        return with_parts(constants, {"method": method, **parts, **TUNED.get((name or "", method), {})})
 
 
-LOUD_THEN_QUIET = {"l2f", "maml-two-sigmas"}
-"""Methods whose policies may explore with a large σ before adaptation and act with a small one after it."""
+CONTEXT: Mapping[str, Any] = {"policy.context_size": 50}
+"""What CAVIA needs besides its parts: the size of its context in reinforcement learning."""
 
 
-def _anywhere(method: Method) -> MetaRLSettings:
+def _quietens(method: Named) -> bool:
+    """Whether a method's policies may explore with a large σ before adaptation and act with a small one after it."""
+    return method.attenuated or method.base == "maml-two-sigmas"
+
+
+def _anywhere(method: Named) -> MetaRLSettings:
     """The MAML paper's constants, for an environment without tuned ones."""
-    if method == "l2f-paper":
+    if method.base == "l2f-paper":
         return as_published(MetaRLSettings())
-    return MetaRLSettings(method, initial_std_gamma=0.5 if method == "maml-two-sigmas" else None)
+    two_sigmas = method.base == "maml-two-sigmas"
+    return MetaRLSettings("maml-two-sigmas" if two_sigmas else "maml", initial_std_gamma=0.5 if two_sigmas else None)
 
 
-def _navigation(method: Method) -> MetaRLSettings:
+def _navigation(method: Named) -> MetaRLSettings:
     """2D navigation; `results/navigation/README.md` describes how the constants were found.
 
     Where σ is attenuated, steps beyond the trained one start from a policy with little noise, whose gradients are much
     larger, hence the small factor.
     """
     policy = PolicyNetwork((64, 64), "tanh", initial_std=1.0)
-    if method == "l2f-paper":
+    if method.base == "l2f-paper":
         quiet = MetaRLSettings(policy=dataclasses.replace(policy, initial_std=0.2))
         return as_published(quiet, inner_lr=0.02, gae_lambda=0.9)
-    if method == "maml":
+    if not _quietens(method):
         return MetaRLSettings(
             "maml",
             policy=dataclasses.replace(policy, initial_std=0.1),
@@ -138,7 +164,7 @@ def _navigation(method: Method) -> MetaRLSettings:
             region=TrustRegion(max_kl=0.02),
         )
     return MetaRLSettings(
-        method,
+        "l2f",
         policy=policy,
         initial_std_gamma=0.15,
         inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.001),
@@ -147,19 +173,18 @@ def _navigation(method: Method) -> MetaRLSettings:
     )
 
 
-def _locomotion(method: Method) -> MetaRLSettings:
-    """Running bodies: MAML's sizes, and the constants of `results/cheetah/README.md`, for every method.
+def _locomotion(method: Named) -> MetaRLSettings:
+    """Running bodies: MAML's sizes, and the constants that `results/cheetah/README.md` describes, for every method.
 
     L2F and the second σ let the policy act with less noise after adaptation than before it. Steps beyond the trained
     one start from that policy, whose gradients are larger, hence the small factor.
     """
     sizes = MetaRLSettings(tasks_per_batch=40, horizon=200, policy=PolicyNetwork((64, 64), "tanh", initial_std=0.5))
-    if method == "l2f-paper":
+    if method.base == "l2f-paper":
         return as_published(sizes, inner_lr=0.1, gae_lambda=0.95, max_kl=0.05)
-    quiet = method in LOUD_THEN_QUIET
+    quiet = _quietens(method)
     return dataclasses.replace(
         sizes,
-        method=method,
         initial_std_gamma=0.5 if quiet else None,
         inner=InnerLoop(inner_lr=0.1, learn_inner_lr=True, later_lr_factor=0.05 if quiet else 0.5),
         gradient=PolicyGradient(discount=0.99, gae_lambda=0.95),
@@ -193,7 +218,7 @@ def as_published(
     )
 
 
-DOMAINS: Mapping[str, Callable[[Method], MetaRLSettings]] = {
+DOMAINS: Mapping[str, Callable[[Named], MetaRLSettings]] = {
     "navigation": _navigation,
     "cheetah_dir": _locomotion,
     "cheetah_vel": _locomotion,
@@ -211,4 +236,7 @@ DOMAIN_OF: Mapping[str, str] = {
     "metarl_l2f/HopperRandParams-v0": "rand_params",
     "metarl_l2f/Walker2dRandParams-v0": "rand_params",
 }
-"""The domain of each registered environment."""
+"""The domain that each registered environment belongs to."""
+
+TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {}
+"""Constants of a method in a domain, by (domain, method), where they are not those of its kin above."""

@@ -22,7 +22,7 @@ from ..parallel.shards import Share
 from ..parallel.trees import joined
 from .adaptation import Adaptation, MetaData, Rollouts
 from .episodes import Batch
-from .outer import Updated
+from .outer import Updated, flat, mean_over_tasks
 
 Product = Callable[[Tensor], Tensor]
 
@@ -170,7 +170,7 @@ class MetaSurrogate:
             old = [detached(policy) for policy in policies]
             losses = vmap(self.adaptation.objective)(policies, old, data)
             gradient = torch.autograd.grad(losses.sum(), self.parameters)
-            return torch.cat([losses.detach().double().sum().unsqueeze(0), _flat(gradient)]), old
+            return torch.cat([losses.detach().double().sum().unsqueeze(0), flat(gradient)]), old
 
         sums, old = zip(*self.adaptation.shards.map(shard, self.data), strict=True)
         mean = self._mean(list(sums))
@@ -226,19 +226,10 @@ class MetaSurrogate:
             vmap(type(policy).fisher)(detached(policy), tangent, weights)
             for policy, tangent, weights in zip(graph.policies, tangents, graph.weights, strict=False)
         ]
-        return _flat(
-            torch.autograd.grad(_outputs(graph.policies), self.parameters, _outputs(curved), retain_graph=True)
-        )
+        return flat(torch.autograd.grad(_outputs(graph.policies), self.parameters, _outputs(curved), retain_graph=True))
 
     def _mean(self, parts: list[Tensor]) -> Tensor:
-        """The mean over all tasks, of every process, given each shard's sum over its own: (n,) float64.
-
-        What was computed in float32 adds up in float64 without rounding, so in any order. What was float64 already is
-        added in the order of shards.
-        """
-        if self.parameters[0].dtype == torch.float64:
-            return self.share.gather(torch.stack(parts)).to(parts[0].device).sum(0) / self.share.number
-        return self.share.sum(torch.stack(parts).sum(0)) / self.share.number
+        return mean_over_tasks(parts, self.share, self.parameters[0].dtype)
 
 
 class Graph(NamedTuple):
@@ -252,10 +243,6 @@ class Graph(NamedTuple):
     """u, zeros shaped as the outputs."""
     pulled: Sequence[Tensor]
     """Jᵀu, shaped as the parameters."""
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in tensors]).double()
 
 
 def _outputs(policies: Sequence[Distribution]) -> list[Tensor]:
@@ -282,7 +269,7 @@ def first_episodes(data: MetaData, fraction: float, episodes: int) -> MetaData:
         first = Batch(*(values[:, :samples] for values in batch))
         return first._replace(weights=first.weights / first.weights.sum(1, keepdim=True).clamp_min(1e-12))
 
-    return MetaData(kept(data.first), tuple(map(kept, data.inner)), kept(data.post))
+    return data._replace(first=kept(data.first), inner=tuple(map(kept, data.inner)), post=kept(data.post))
 
 
 # ---- The update ---------------------------------------------------------------------------------------------------

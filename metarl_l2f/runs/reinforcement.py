@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ..reports.domains import domain_captions, domain_pictures
 from ..reports.evaluation import Evaluation
 from ..rl.adaptation import Rollouts
 from ..rl.experiment import MetaRL
-from ..rl.settings import DOMAIN_OF, MetaRLSettings, Method
+from ..rl.settings import DOMAIN_OF, MetaRLSettings
 from .load import checked_kind, load_run
 from .options import DeviceOptions, Judged
 
@@ -54,8 +54,6 @@ class PolicyOptions(DeviceOptions):
         return domain_of(env, **arguments)
 
     def with_method(self, method: str) -> Self:
-        if method not in get_args(Method):
-            return self
         domain = DOMAIN_OF.get(self.environment()[0])  # None: nobody has tuned anything there.
         return dataclasses.replace(self, settings=MetaRLSettings.for_domain(domain, method))
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, get_args
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -17,7 +17,7 @@ from ..reports.evaluation import Evaluation
 from ..supervised.episodes import Task
 from ..supervised.experiment import MetaSupervised
 from ..supervised.meta_loss import Batching, Problem
-from ..supervised.settings import Method, SupervisedSettings
+from ..supervised.settings import SupervisedSettings
 from ..training.checkpoint import load as load_checkpoint
 from ..training.run_folder import CHECKPOINT_FILE, RunFolder
 from ..training.seeding import Stream, generator
@@ -95,8 +95,6 @@ class NetworkOptions(DeviceOptions):
         raise NotImplementedError
 
     def with_method(self, method: str) -> Self:
-        if method not in get_args(Method):
-            return self
         return dataclasses.replace(self, settings=SupervisedSettings.for_problem(self.launcher, method))
 
     def experiment(self, group: Group | None = None) -> MetaSupervised:

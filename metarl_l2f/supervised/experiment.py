@@ -20,6 +20,7 @@ from ..checks import check_finite
 from ..core.learner import meta_learner, renamed_since_0_1
 from ..diagnostics import degree_of_conflict
 from ..inspection import gamma_statistics
+from ..methods import named
 from ..parallel.ranks import Group
 from ..parallel.shards import Share
 from ..parallel.trees import rows_of
@@ -95,7 +96,8 @@ class MetaSupervised:
         self.problem, self.settings, self.iterations = problem, settings or SupervisedSettings(), iterations
         self.group = group or Group()
         Share(self.settings.tasks_per_batch, self.group).warn_of_idle("make tasks_per_batch larger")
-        seed, attenuation = self.settings.seed, self.settings.attenuation
+        seed, attenuation, method = self.settings.seed, self.settings.attenuation, named(self.settings.method)
+        attenuates = method.attenuated or method.base == "l2f-paper"
         if compiled and self.settings.optimiser.multi_step_iterations:
             raise ValueError(
                 "a compiled loss has fixed weights, but multi_step_iterations lets them change with every iteration; "
@@ -103,7 +105,7 @@ class MetaSupervised:
             )
         self.learner = meta_learner(
             problem.network(torch_generator(seed, Stream.INIT)),
-            attenuation if self.settings.method != "maml" else None,
+            attenuation if attenuates else None,
             self.settings.inner,
             adapted=adapted,
             attenuated=attenuated,

@@ -338,7 +338,7 @@ class MetaLoss:
                 def query_loss(moved: Params) -> Tensor:
                     return meta_loss(learner, problem, task, weights, theta | moved).loss
 
-                meta_gradients = grad(query_loss)({name: theta[name] for name in names})
+                meta_gradients = grad(query_loss)({name: theta[name] for name in learner.learned})
                 return (*around, *after.values(), *meta_gradients.values())
 
             return self.over_tasks(task_ends, tasks)
@@ -346,9 +346,8 @@ class MetaLoss:
         gamma, before = self.starts(tasks)
         ends = moved(joined(self._map(chunk, tasks)), CPU)
         around = Landscape(*ends[:3])
-        after, meta_gradients = (
-            dict(zip(names, part, strict=True)) for part in (ends[3 : 3 + len(names)], ends[3 + len(names) :])
-        )
+        after = dict(zip(names, ends[3 : 3 + len(names)], strict=True))
+        meta_gradients = dict(zip(learner.learned, ends[3 + len(names) :], strict=True))
         found = Inspection(
             learner.gammas_by_tensor(gamma),
             conflict_by_task(before, share.sum(summed_over_tasks(before))),

@@ -1,5 +1,6 @@
 """All settings that change the numbers of a supervised run, and each method's best known setting per problem."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -7,8 +8,8 @@ from typing import Any, Literal, Self
 from ..checks import check_choice, check_choices, check_counts, check_numbers
 from ..core.attenuation import Attenuation
 from ..core.update_rules import InnerLoop
+from ..methods import METHODS, Named, named, with_parts
 
-Method = Literal["l2f", "maml", "l2f-paper"]
 Schedule = Literal["constant", "cosine"]
 
 
@@ -51,9 +52,10 @@ class SupervisedSettings:
         ValueError: a setting is unknown or out of range.
     """
 
-    method: Method = "l2f"
-    """`l2f`: the initialisation is attenuated by factors γ that are computed from the task. `maml`: the same code
-    without attenuation. `l2f-paper`: L2F as published, one γ per tensor from 0.5, computed from raw gradients."""
+    method: str = "l2f"
+    """A name of `metarl_l2f.methods.METHODS` that has a meaning without rewards, such as maml, anil or alfa; with +l2f
+    behind it, adaptation starts from an initialisation that is attenuated by factors γ, computed from the task.
+    l2f is maml+l2f."""
     seed: int = 1
     """Seed of everything random."""
     tasks_per_batch: int = 25
@@ -68,10 +70,14 @@ class SupervisedSettings:
     """Tasks of every validation, always the same."""
     diagnostics_every: int = 100
     """Meta-iterations between two measurements of conflict."""
+    context_size: int = 0
+    """Numbers of the context that the network's first layer reads beside the input (CAVIA); 0 for none. Sinusoids
+    only."""
 
     def __post_init__(self) -> None:
-        check_choices(self, method=Method)
+        checked_method(self.method)
         check_counts(self, 1, "tasks_per_batch", "validation_tasks", "diagnostics_every")
+        check_counts(self, 0, "context_size")
 
     @classmethod
     def for_problem(cls, problem: str, method: str = "l2f") -> Self:
@@ -84,9 +90,42 @@ class SupervisedSettings:
             ValueError: the problem or the method is unknown.
         """
         check_choice("problem", problem, PROBLEMS)
-        check_choice("method", method, Method)
+        chosen = checked_method(method)
+        parts = {**chosen.method.parts, **CONTEXTS[problem]} if chosen.base == "cavia" else chosen.method.parts
         as_published = {"attenuation": Attenuation(embedding="raw")} if method == "l2f-paper" else {}
-        return cls(**{"method": method, **PROBLEMS[problem], **as_published})
+        return with_parts(cls(**{"method": method, **PROBLEMS[problem], **as_published}), parts)
+
+
+def checked_method(method: str) -> Named:
+    """A method's name, taken apart.
+
+    Raises:
+        ValueError: there is no such method, or it is one of rewards or of actions, which labels are not.
+    """
+    found = named(method)
+    fields = {field.name for field in dataclasses.fields(SupervisedSettings)}
+    foreign = [name for name in found.method.parts if name.partition(".")[0] not in fields]
+    if foreign or found.base == "maml-two-sigmas":
+        of = f"its {', '.join(foreign)}" if foreign else "σ"
+        raise ValueError(
+            f"method {method!r} is of reinforcement learning: there is no {of} where labels are learned from; choose "
+            + ", ".join(WITH_LABELS)
+        )
+    return found
+
+
+CONTEXTS: Mapping[str, Mapping[str, Any]] = {
+    "sinusoid": {"context_size": 5, "inner.inner_lr": 1.0},
+    "image_classification": {},
+}
+"""What CAVIA needs besides its parts, by problem: those of its paper (Sec. 5.1)."""
+
+WITH_LABELS = tuple(
+    name
+    for name, method in METHODS.items()
+    if all(part.startswith("inner.") for part in method.parts) and name != "maml-two-sigmas"
+)
+"""Methods that have a meaning where labels are learned from."""
 
 
 PROBLEMS: Mapping[str, Mapping[str, Any]] = {

@@ -114,6 +114,7 @@ class SinusoidProblem:
         shots: K, the number of support points per task.
         queries: the number of query points per task in training; validation and evaluation use 100.
         hidden_sizes: the number of units of each hidden layer of the network, an MLP with ReLU.
+        context_size: the number of numbers in a task's context, which the first layer reads (CAVIA); 0 for none.
     Raises:
         ValueError: a number of points is not positive.
     """
@@ -134,14 +135,15 @@ class SinusoidProblem:
         shots: int = 10,
         queries: int = 10,
         hidden_sizes: tuple[int, ...] = (40, 40),
+        context_size: int = 0,
     ) -> None:
         check_count("shots", shots, unit="points")
         check_count("queries", queries, unit="points")
         self.families = {"train": train, "val": train, "test": test}
-        self.shots, self.queries, self.hidden_sizes = shots, queries, hidden_sizes
+        self.shots, self.queries, self.hidden_sizes, self.context_size = shots, queries, hidden_sizes, context_size
 
     def network(self, generator: torch.Generator) -> MLP:
-        return MLP([1, *self.hidden_sizes, 1], "relu", generator)
+        return MLP([1, *self.hidden_sizes, 1], "relu", generator, self.context_size)
 
     def sample(self, split: Split, generator: np.random.Generator, number: int) -> Task:
         queries = self.queries if split == "train" else EVALUATION_POINTS

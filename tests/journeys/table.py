@@ -114,6 +114,11 @@ def embeds(out: str, folder: Path, words: Sequence[str]) -> None:
     assert found.keys() == {"train", "val", "test"}
 
 
+def lists(out: str, folder: Path, words: Sequence[str]) -> None:
+    """methods.py prints every method's equation, or one method's constants by domain."""
+    assert "ProMP" in out and "E[" in out and ("navigation" in out or "cavia" in out)
+
+
 def writes_tables(out: str, folder: Path, words: Sequence[str]) -> None:
     """A study writes its csv files, or prints alone."""
     if "--out" not in words:
@@ -166,6 +171,7 @@ JOURNEYS: Mapping[str, Journey] = {
     "launchers/prototypes.py": Journey(PROTOTYPES, trains),
     "launchers/leo.py": Journey(LEO, trains),
     "launchers/embeddings.py": Journey({}, embeds),
+    "launchers/methods.py": Journey({}, lists),
     "launchers/evaluate.py": Journey({"--tasks": "2"}, evaluates),
     "launchers/figures.py": Journey({"--tasks": "2"}, draws),
     "launchers/play.py": Journey({"--size": "200"}, films),

@@ -1,0 +1,121 @@
+"""What the outer updates by Adam share: the gradient of an objective through the adaptation, and steps along it."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from ..networks.policies import Distribution, detached
+from ..parallel.trees import joined
+from .adaptation import Adaptation, MetaData, Rollouts
+from .outer import Updated, flat, mean_over_tasks
+
+
+class Terms(NamedTuple):
+    """What one task contributes to the objective and to the metrics, each ()."""
+
+    loss: Tensor
+    """The objective, which is minimised."""
+    surrogate: Tensor
+    """The part of it that belongs to the adapted policy."""
+    clipped: Tensor
+    """The fraction of samples that the objective no longer rewards."""
+    kl: Tensor
+    """KL(old ‖ current) of the adapted policy on its episodes."""
+    inner_kl: Tensor
+    """(k,), KL(old ‖ current) of the policy that collected each inner step's episodes."""
+
+
+class GradientUpdate(ABC):
+    """An outer update that takes some steps of Adam on the episodes of one meta-iteration.
+
+    Args:
+        parameters: (θ, φ, α), moved in place.
+        lr: the step size of Adam.
+        epochs: the number of steps.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float, epochs: int) -> None:
+        self.parameters, self.epochs = parameters, epochs
+        self.optimiser = torch.optim.Adam(parameters, lr=lr)
+
+    @abstractmethod
+    def terms(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> Terms:
+        """One task's terms, differentiable with respect to (θ, φ, α).
+
+        Args:
+            adaptation: adapts the policy.
+            data: the task's own.
+            old: the policies that collected it, as `Adaptation.acting` gives them.
+        """
+
+    def settle(self, inner_kls: list[float]) -> dict[str, float]:
+        """Prepare for the next update; returns further metrics.
+
+        Args:
+            inner_kls: KL(old ‖ current) after the update, of the policy of each inner step.
+        """
+        return {}
+
+    def update(self, adaptation: Adaptation, rollouts: Rollouts) -> Updated:
+        """Take the steps; one whose gradient is not finite is left out, with those after it."""
+        shards = adaptation.shards
+        old = joined(shards.map(lambda data: _acting(adaptation, data), rollouts.data))
+        metrics, rejected, norm = dict[str, float](), "", math.nan
+        for epoch in range(self.epochs):
+            sums = shards.map(lambda pair: self._gradient(adaptation, *pair), (rollouts.data, old))
+            means = mean_over_tasks(sums, rollouts.share, self.parameters[0].dtype)
+            values, gradient = means[: -self._size()], means[-self._size() :]
+            if epoch == 0:
+                before, norm = float(values[1]), float(gradient.norm())
+            else:
+                metrics[f"kl/epoch_{epoch}"] = float(values[3])
+            if not gradient.isfinite().all():
+                rejected = f"the gradient of epoch {epoch + 1} is not finite"
+                break
+            self._step(gradient)
+        sums = shards.map(lambda pair: self._values(adaptation, *pair), (rollouts.data, old))
+        _, after, clipped, kl, *inner_kls = mean_over_tasks(sums, rollouts.share, self.parameters[0].dtype).tolist()
+        metrics |= {"surrogate/change": after - before, "kl": kl, "clip_fraction": clipped, "gradient_norm": norm}
+        metrics |= {f"inner_kl/step_{step}": value for step, value in enumerate(inner_kls)}
+        return Updated(metrics | self.settle(inner_kls), rejected)
+
+    def _sums(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> tuple[Tensor, Tensor]:
+        """The shard's sum of losses, and of all terms, (4 + k,) float64."""
+        terms: Terms = vmap(lambda data, old: self.terms(adaptation, data, old))(data, old)
+        loss, *rest, inner_kl = terms
+        sums = torch.stack([term.detach().double().sum() for term in (loss, *rest)])
+        return loss.sum(), torch.cat([sums, inner_kl.detach().double().sum(0)])
+
+    def _gradient(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> Tensor:
+        loss, sums = self._sums(adaptation, data, old)
+        return torch.cat([sums, flat(torch.autograd.grad(loss, self.parameters))])
+
+    @torch.no_grad()
+    def _values(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> Tensor:
+        return self._sums(adaptation, data, old)[1]
+
+    def _size(self) -> int:
+        return sum(p.numel() for p in self.parameters)
+
+    def _step(self, gradient: Tensor) -> None:
+        pieces = gradient.split([p.numel() for p in self.parameters])
+        for parameter, piece in zip(self.parameters, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter).to(parameter.dtype)
+        self.optimiser.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments of Adam."""
+        return {"optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the moments of a state."""
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+@torch.no_grad()
+def _acting(adaptation: Adaptation, data: MetaData) -> list[Distribution]:
+    return [detached(policy) for policy in vmap(adaptation.acting)(data)]

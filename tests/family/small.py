@@ -1,0 +1,80 @@
+"""A learner of any named method on a handful of invented samples, in float64."""
+
+import dataclasses
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+
+from metarl_l2f.methods import ALONE, METHODS
+from metarl_l2f.parallel.shards import Share
+from metarl_l2f.rl.adaptation import Adaptation, MetaData
+from metarl_l2f.rl.episodes import Batch
+from metarl_l2f.rl.experiment import _learner, _outer
+from metarl_l2f.rl.settings import MetaRLSettings
+
+TASKS, EPISODES, HORIZON = 3, 2, 4
+EVERY = [name + end for name in METHODS for end in ("", "+l2f") if not (end and name in ALONE)]
+
+
+class Small(NamedTuple):
+    settings: MetaRLSettings
+    adaptation: Adaptation
+    outer: object
+    data: MetaData
+    """Stacked over TASKS."""
+
+    @property
+    def learner(self):
+        return self.adaptation.learner
+
+    @property
+    def share(self):
+        return Share(TASKS)
+
+
+def small(method, steps=2, seed=0, **changes):
+    """The method at its navigation setting, but for sizes, σ, and a step size that matters."""
+    settings = MetaRLSettings.for_domain("navigation", method)
+    policy = dataclasses.replace(settings.policy, hidden_sizes=(4,), initial_std=0.8)
+    if policy.context_size:
+        policy = dataclasses.replace(policy, context_size=3)
+    inner = dataclasses.replace(settings.inner, inner_steps=steps, inner_lr=0.02)
+    region = dataclasses.replace(settings.region, fisher_fraction=1.0)
+    changes |= {} if settings.initial_std_gamma is None else {"initial_std_gamma": 0.7}
+    settings = dataclasses.replace(settings, policy=policy, inner=inner, region=region, seed=seed, **changes)
+    spaces = SimpleNamespace(observation_size=2, action_size=2, discrete=False, name="invented")
+    learner = _learner(settings, spaces).double()
+    with torch.no_grad():  # So that no weight starts at 0, nor next to nothing.
+        random = torch.Generator().manual_seed(seed)
+        for name, parameter in learner.named_parameters():
+            if name.startswith(("network.", "attenuator.", "rule.mlp")):
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=random, dtype=parameter.dtype))
+    adaptation = Adaptation(learner, settings.gradient, tasks_per_shard=2, horizon=HORIZON)
+    return Small(settings, adaptation, _outer(settings, learner), invented(steps, seed))
+
+
+def invented(steps, seed=0):
+    """Samples of TASKS tasks; one of each task's episodes is shorter."""
+    random = torch.Generator().manual_seed(100 + seed)
+
+    def batch():
+        def draw(*shape):
+            return torch.randn(TASKS, EPISODES * HORIZON, *shape, generator=random, dtype=torch.float64)
+
+        happened = torch.ones(TASKS, EPISODES, HORIZON, dtype=torch.float64)
+        happened[:, 0, 2:] = 0
+        weights = (happened / happened.sum((1, 2), keepdim=True)).flatten(1)
+        return Batch(draw(2), draw(2), draw() * (weights > 0), weights)
+
+    credit = torch.randn(TASKS, generator=random, dtype=torch.float64)
+    first = batch()
+    return MetaData(first, (first, *(batch() for _ in range(steps - 1))), batch(), credit)
+
+
+def task_of(tree, number):
+    """One task of a tree that is stacked over tasks."""
+    if isinstance(tree, torch.Tensor):
+        return tree[number]
+    parts = [task_of(part, number) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
