@@ -206,6 +206,7 @@ NOT_OURS = ("head", "scontrol")
 
 TARGETS_SHOWN: Mapping[str, str] = {
     "install": "pip install",
+    "lint": "ruff check .*lint-imports",
     "test": "ruff check .*mypy .*pytest",
     "test-faults": "pytest .*tests/faults",
     "test-journeys": "pytest .*tests/journeys",
