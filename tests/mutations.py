@@ -73,15 +73,14 @@ def killer(mutation: Mutation | None, tests: tuple[str, ...]) -> str | None:
     failure = FirstFailure()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
         package = Path(folder, "metarl_l2f")
-        shutil.copytree(ROOT / "metarl_l2f", package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "metarl_l2f", package)
         for part in ("envs", "launchers"):  # setup.cfg takes them from elsewhere.
             (package / part).symlink_to(ROOT / part)
         if mutation is not None:
             path = package / mutation.file
             path.write_text(path.read_text("utf-8").replace(mutation.old, mutation.new), "utf-8")
         sys.path.insert(0, folder)
-        os.environ["PYTHONPATH"] = folder
-        sys.dont_write_bytecode = True
+        os.environ |= {"PYTHONPATH": folder, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # Unused plugins take a second.
         os.chdir(ROOT)
         options = ["--quiet", "--exitfirst", "-p", "no:cacheprovider", "-k", "not compiled"]
         code = pytest.main([*options, *(f"tests/{test}" for test in tests)], plugins=[failure])
