@@ -184,64 +184,6 @@ def direction_of(meta, seed=3):
     return direction / direction.norm()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_meta_gradient_agrees_with_finite_differences_of_a_plain_loop(name, monkeypatch):
-    meta, data = problem(VARIANTS[name])
-    before, gradient, old = meta.surrogate(data).gradient()
-    loop = Loop(meta, data, monkeypatch)
-
-    def looped():
-        total = 0.0
-        for number, policies in enumerate(loop.policies()):
-            olds = [policy._make(values[number] for values in policy) for policy in old]
-            total += float(meta.adaptation.objective(policies, olds, task_of(data, number)))
-        return total / TASKS
-
-    assert looped() == pytest.approx(before, abs=1e-12)
-    for seed in range(3):
-        direction, step = direction_of(meta, seed), 1e-5
-        perturbed(meta, direction, step)
-        above = looped()
-        perturbed(meta, direction, -2 * step)
-        below = looped()
-        perturbed(meta, direction, step)
-        assert float(gradient @ direction) == pytest.approx((above - below) / (2 * step), rel=1e-6, abs=1e-9)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_curvature_product_is_the_second_derivative_of_the_kl(name, monkeypatch):
-    meta, data = problem(VARIANTS[name])
-    _, _, old = meta.surrogate(data).gradient()
-    loop = Loop(meta, data, monkeypatch)
-
-    def kl():
-        total = 0.0
-        for number, policies in enumerate(loop.policies()):
-            task = task_of(data, number)
-            for policy, before, batch in zip(policies, old, (task.post, task.first), strict=False):
-                before = before._make(values[number] for values in before)
-                total += float((batch.weights * before.kl(policy)).sum())
-        return total / TASKS
-
-    assert kl() == pytest.approx(0.0, abs=1e-12)
-    product = meta.surrogate(data).curvature()
-    first, second = direction_of(meta, 3), direction_of(meta, 4)
-    # the KL and its gradient vanish here, so ½ h² uᵀFu is its leading term; polarisation gives uᵀFv
-    forms = {}
-    for label, direction in (("u", first), ("v", second), ("u+v", first + second)):
-        step = 1e-4
-        perturbed(meta, direction, step)
-        above = kl()
-        perturbed(meta, direction, -2 * step)
-        below = kl()
-        perturbed(meta, direction, step)
-        forms[label] = (above + below) / step**2
-        assert float(direction @ product(direction)) == pytest.approx(forms[label], rel=1e-4)
-    cross = (forms["u+v"] - forms["u"] - forms["v"]) / 2
-    assert float(first @ product(second)) == pytest.approx(cross, rel=1e-3, abs=1e-6)
-    assert float(second @ product(first)) == pytest.approx(float(first @ product(second)), rel=1e-9)
-
-
 def test_embedding_agrees_with_finite_differences_of_the_loss():
     # log π: the value of the `lvc` loss does not move with its parameters, only its gradient is meant
     gradient = PolicyGradient(estimator="reinforce")
@@ -361,6 +303,25 @@ def test_rollouts_hand_back_the_parameters_that_acted_last(attenuation):
         torch.testing.assert_close(ours, {name: p.detach() for name, p in expected.items()}, rtol=1e-4, atol=1e-5)
         first = {name: values[task] for name, values in rollouts.params[0].items()}
         torch.testing.assert_close(first, {name: p.detach() for name, p in meta.learner.theta.items()})  # θ, not θ̄
+
+
+@pytest.mark.parametrize("initial_weight", [0.0, 0.3])
+@pytest.mark.parametrize("inner_data", ["reuse", "resample"])
+def test_policies_are_those_that_acted_seen_on_their_own_observations(inner_data, initial_weight):
+    gradient = PolicyGradient(inner_data=inner_data, initial_weight=initial_weight)
+    meta = build(Attenuation(), InnerLoop(2, 0.2), gradient)
+    rollouts = collected(meta, steps=2)
+    for task in range(TASKS):
+        data = task_of(rollouts.data, task)
+        last = {name: values[task] for name, values in rollouts.params[-1].items()}
+        expected = [meta.adaptation.policy(last, data.post.observations)]
+        if initial_weight:
+            expected.append(meta.adaptation.policy(meta.learner.theta, data.first.observations))
+        for ours, theirs in zip(meta.adaptation.policies(data), expected, strict=True):
+            torch.testing.assert_close(tuple(ours), tuple(theirs), rtol=1e-4, atol=1e-5)
+    theta = {name: p + 1 for name, p in meta.learner.theta.items()}  # from another initialisation
+    for ours in zip(meta.adaptation.policies(data), meta.adaptation.policies(data, theta), strict=True):
+        assert not any(torch.allclose(one, other, atol=1e-2) for one, other in zip(*ours, strict=True))
 
 
 @pytest.mark.parametrize("attenuation", [None, Attenuation()])
@@ -680,3 +641,64 @@ def test_an_update_leaves_frozen_parameters_alone(attenuation, frozen):
     assert f"network.{frozen}" not in moved and "network.mean.layers.1.weight" in moved
     assert learner.rule.step_sizes.shape == (1, 4)  # five parameters, one of them frozen
     meta.adaptation.inspect(rollouts)
+
+
+# ---- derivatives, of every combination of parts -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_meta_gradient_agrees_with_finite_differences_of_a_plain_loop(name, monkeypatch):
+    meta, data = problem(VARIANTS[name])
+    before, gradient, old = meta.surrogate(data).gradient()
+    loop = Loop(meta, data, monkeypatch)
+
+    def looped():
+        total = 0.0
+        for number, policies in enumerate(loop.policies()):
+            olds = [policy._make(values[number] for values in policy) for policy in old]
+            total += float(meta.adaptation.objective(policies, olds, task_of(data, number)))
+        return total / TASKS
+
+    assert looped() == pytest.approx(before, abs=1e-12)
+    for seed in range(3):
+        direction, step = direction_of(meta, seed), 1e-5
+        perturbed(meta, direction, step)
+        above = looped()
+        perturbed(meta, direction, -2 * step)
+        below = looped()
+        perturbed(meta, direction, step)
+        assert float(gradient @ direction) == pytest.approx((above - below) / (2 * step), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_curvature_product_is_the_second_derivative_of_the_kl(name, monkeypatch):
+    meta, data = problem(VARIANTS[name])
+    _, _, old = meta.surrogate(data).gradient()
+    loop = Loop(meta, data, monkeypatch)
+
+    def kl():
+        total = 0.0
+        for number, policies in enumerate(loop.policies()):
+            task = task_of(data, number)
+            for policy, before, batch in zip(policies, old, (task.post, task.first), strict=False):
+                before = before._make(values[number] for values in before)
+                total += float((batch.weights * before.kl(policy)).sum())
+        return total / TASKS
+
+    assert kl() == pytest.approx(0.0, abs=1e-12)
+    product = meta.surrogate(data).curvature()
+    first, second = direction_of(meta, 3), direction_of(meta, 4)
+    # the KL and its gradient vanish here, so ½ h² uᵀFu is its leading term; polarisation gives uᵀFv
+    forms = {}
+    for label, direction in (("u", first), ("v", second), ("u+v", first + second)):
+        step = 1e-4
+        perturbed(meta, direction, step)
+        above = kl()
+        perturbed(meta, direction, -2 * step)
+        below = kl()
+        perturbed(meta, direction, step)
+        forms[label] = (above + below) / step**2
+        assert float(direction @ product(direction)) == pytest.approx(forms[label], rel=1e-4)
+    cross = (forms["u+v"] - forms["u"] - forms["v"]) / 2
+    assert float(first @ product(second)) == pytest.approx(cross, rel=1e-3, abs=1e-6)
+    assert float(second @ product(first)) == pytest.approx(float(first @ product(second)), rel=1e-9)
