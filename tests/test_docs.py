@@ -108,15 +108,25 @@ def cheetah_run(tmp_path_factory):
     return folder
 
 
-def test_every_documented_key_is_logged(run, cheetah_run):
-    keys = {key for folder in (run, cheetah_run) for line in read(folder) for key in line}
+@pytest.fixture(scope="module")
+def promp_run(tmp_path_factory):
+    """A finished run whose meta-update is by Adam, and whose step sizes and decays are generated."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    flags = "--method alfa --outer promp --iterations 1 --tasks-per-batch 2 --episodes-per-task 2 --horizon 4 "
+    flags += "--hidden-sizes 3 --evaluation-tasks 0 --threads 1 --log-dir"
+    assert navigation.main([*flags.split(), str(folder)]) == 0
+    return folder
+
+
+def test_every_documented_key_is_logged(run, cheetah_run, promp_run):
+    keys = {key for folder in (run, cheetah_run, promp_run) for line in read(folder) for key in line}
     used = {pattern for key in keys for pattern in described_by(key, documented("Keys"))}
     # Several ranks log time/ranks, and these runs have one.
     assert documented("Keys") - used == {"time/ranks"}, "documented in docs/metrics.md, but no run logs it"
 
 
-def test_every_logged_key_is_documented(run, cheetah_run):
-    keys = {key for folder in (run, cheetah_run) for line in read(folder) for key in line}
+def test_every_logged_key_is_documented(run, cheetah_run, promp_run):
+    keys = {key for folder in (run, cheetah_run, promp_run) for line in read(folder) for key in line}
     unknown = [key for key in keys if not described_by(key, documented("Keys"))]
     assert not unknown, "logged, but not in docs/metrics.md"
 

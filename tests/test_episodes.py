@@ -2,7 +2,14 @@
 
 import torch
 
-from metarl_l2f.rl.episodes import Episodes, discounted_returns, generalised_advantages, standardise, to_batch
+from metarl_l2f.rl.episodes import (
+    Episodes,
+    discounted_returns,
+    explained_variance,
+    generalised_advantages,
+    standardise,
+    to_batch,
+)
 
 
 def test_return_discounts_later_rewards():
@@ -63,3 +70,13 @@ def test_steps_and_returns_of_episodes():
     episodes = Episodes(torch.zeros(1, 2, 2, 1), torch.zeros(1, 2, 2, 1), rewards, mask)
     assert episodes.steps() == 3
     assert episodes.returns().tolist() == [[3.0, 4.0]]
+
+
+def test_explained_variance_by_hand():
+    # Returns 1, 3, 5 that happened, mean 3, Σ(G − Ḡ)² = 8; values 1, 3, 3: Σ(G − V)² = 4. The last step did not happen.
+    returns = torch.tensor([[[1.0, 3.0], [5.0, 99.0]]])
+    values = torch.tensor([[[1.0, 3.0], [3.0, -7.0]]])
+    mask = torch.tensor([[[1.0, 1.0], [1.0, 0.0]]])
+    assert explained_variance(returns, values, mask).tolist() == [0.5]
+    assert explained_variance(returns, returns, mask).tolist() == [1.0]
+    assert explained_variance(torch.ones(1, 1, 2), torch.ones(1, 1, 2), torch.ones(1, 1, 2)).tolist() == [1.0]

@@ -247,3 +247,17 @@ def test_stacked_parameters_do_what_vmap_does(kind):
     expected = torch.func.vmap(lambda params, seen, noise: policy(params, seen).sample(noise))
     actions = policy(params, observations).sample(noise)
     torch.testing.assert_close(actions, expected(params, observations, noise))
+
+
+def test_entropies_by_hand_and_by_torch():
+    gaussian = GaussianPolicy(2, 3, (4,), initial_std=0.5)
+    normal = torch.distributions.Normal(torch.zeros(3), 0.5)
+    params = dict(gaussian.named_parameters())
+    expected = normal.entropy().sum().expand(7)
+    torch.testing.assert_close(gaussian.entropy(params, torch.randn(7, 2)).detach(), expected)
+    categorical = CategoricalPolicy(2, 3, (4,), generator=torch.Generator().manual_seed(0))
+    params, observations = dict(categorical.named_parameters()), torch.randn(7, 2)
+    chosen = torch.distributions.Categorical(logits=categorical(params, observations).logits)
+    torch.testing.assert_close(categorical.entropy(params, observations), chosen.entropy())
+    even = {name: torch.zeros_like(p) for name, p in params.items()}
+    torch.testing.assert_close(categorical.entropy(even, observations), torch.full((7,), math.log(3)))

@@ -277,6 +277,11 @@ class GaussianPolicy(nn.Module):
         self.mean = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator, context_size)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
+    def entropy(self, params: Params, observations: Tensor) -> Tensor:
+        """Return −E[log π] = Σ_a log σ + ½ log 2πe, nats, in each of the observations (..., O): (...,)."""
+        entropy = (params["log_std"].clamp_min(SMALLEST_LOG_STD) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+        return entropy.expand(observations.shape[:-1])
+
     def is_head(self, name: str) -> bool:
         """Whether a parameter is σ's, or the last layer's."""
         return name == "log_std" or (name.startswith("mean.") and self.mean.is_head(name.removeprefix("mean.")))
@@ -320,6 +325,11 @@ class CategoricalPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.logits = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator, context_size)
+
+    def entropy(self, params: Params, observations: Tensor) -> Tensor:
+        """Return −Σ_a p log p, nats, in each of the observations (..., O): (...,)."""
+        log_p = self(params, observations).logits.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
 
     def is_head(self, name: str) -> bool:
         """Whether a parameter is the last layer's."""

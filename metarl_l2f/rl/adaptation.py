@@ -25,7 +25,15 @@ from ..networks.policies import Distribution, Policy, detached
 from ..parallel.shards import TASKS_PER_SHARD, Shards, Share
 from ..parallel.trees import joined, moved
 from .baseline import fit_values
-from .episodes import Batch, Episodes, discounted_returns, generalised_advantages, standardise, to_batch
+from .episodes import (
+    Batch,
+    Episodes,
+    discounted_returns,
+    explained_variance,
+    generalised_advantages,
+    standardise,
+    to_batch,
+)
 from .sampling import Sampler
 
 Estimator = Literal["reinforce", "lvc", "dice"]
@@ -79,6 +87,15 @@ class MetaData(NamedTuple):
     it does not count."""
 
 
+class Phase(NamedTuple):
+    """What is measured of one task's episodes, before adaptation or after a number of inner steps."""
+
+    entropy: Tensor
+    """(), mean entropy of the policy that collected them, nats."""
+    explained_variance: Tensor
+    """(), fraction of the returns' variance that the baseline explains."""
+
+
 class Rollouts(NamedTuple):
     """Everything collected on a meta-batch: episodes before and after each inner step."""
 
@@ -94,6 +111,8 @@ class Rollouts(NamedTuple):
     """All steps simulated, those of `resample` included."""
     share: Share
     """Which of all tasks rolled out together, by one process or several, these are."""
+    phases: list[Phase]
+    """By phase, as `episodes`: of each task, (N,)."""
 
 
 def policy_loss(
@@ -279,17 +298,21 @@ class Adaptation:
             share: which of all tasks these N are; by default all.
         """
         episodes: list[Episodes] = []
+        phases: list[Phase] = []
         simulated: list[int] = []
 
         def roll(params: Params, kept: bool = True) -> Batch:
             sampled = sampler.sample(partial(self.act, params), tasks, generators(len(simulated)))
             simulated.append(sampled.steps())
-            episodes.extend([sampled] if kept else [])
             there = moved(sampled, self.learner.device)
-            batch = joined(self.shards.map(self._batch, there))
+            batch, explained = joined(self.shards.map(self._batch, there))
             # The episodes' own memory, not a copy of it, which pictures would fill gigabytes with.
             own = {"observations": there.observations.flatten(1, 2), "actions": there.actions.flatten(1, 2)}
-            return batch._replace(**own)
+            batch = batch._replace(**own)
+            if kept:
+                episodes.append(sampled)
+                phases.append(Phase(self._over_tasks(self._entropy, params, batch), explained))
+            return batch
 
         # One θ for each task: as a single product over the observations of all tasks, rounding would depend on N.
         theta = {name: p.detach().expand(len(tasks), *p.shape) for name, p in self.learner.theta.items()}
@@ -307,7 +330,7 @@ class Adaptation:
         post = roll(path[-1]) if steps else first
         share = share or Share(len(tasks))
         data = MetaData(first, tuple(inner), post, self._credit(episodes[-1], share).to(self.learner.device))
-        return Rollouts(episodes, data, start, [theta, *path[1:]], sum(simulated), share)
+        return Rollouts(episodes, data, start, [theta, *path[1:]], sum(simulated), share, phases)
 
     def _credit(self, episodes: Episodes, share: Share) -> Tensor:
         """Each task's return after adaptation, centred and scaled over the meta-batch, (N,); else 0."""
@@ -334,13 +357,18 @@ class Adaptation:
         there = moved((observations, noise), self.learner.device)
         return self.policy(params, there[0]).sample(there[1]).cpu()
 
-    def _batch(self, episodes: Episodes) -> Batch:
-        """Episodes → samples with standardised advantages over a per-task baseline."""
+    def _entropy(self, params: Params, batch: Batch) -> Tensor:
+        """One task: the mean entropy of a policy on samples, ()."""
+        return (batch.weights * self.policy.entropy(params, batch.observations)).sum()
+
+    def _batch(self, episodes: Episodes) -> tuple[Batch, Tensor]:
+        """Episodes → samples with standardised advantages over a per-task baseline, and what it explains, (N,)."""
         discount = self.gradient.discount
         returns = discounted_returns(episodes.rewards, discount)
         values = fit_values(episodes.observations, returns, episodes.mask)
         advantages = generalised_advantages(episodes.rewards, values, discount, self.gradient.gae_lambda)
-        return to_batch(episodes, standardise(advantages, episodes.mask))
+        explained = explained_variance(returns, values, episodes.mask)
+        return to_batch(episodes, standardise(advantages, episodes.mask)), explained
 
     def inspect(self, rollouts: Rollouts) -> Inspection:
         """Conflict, γ, gradients before and after adaptation, and the landscape around the first inner step, by task.

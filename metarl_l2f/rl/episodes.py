@@ -56,6 +56,23 @@ def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
     return returns
 
 
+def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Return 1 − Σ(G − V)² / Σ(G − Ḡ)² of each task: 1 where its baseline predicts all returns, 0 for their mean alone.
+
+    Args:
+        returns: G, (N, B, T).
+        values: V, (N, B, T).
+        mask: (N, B, T), 1 where the step happened, else 0.
+    Returns:
+        (N,), at most 1.
+    """
+    count = mask.sum((-2, -1), keepdim=True)
+    mean = (returns * mask).sum((-2, -1), keepdim=True) / count
+    left = ((returns - values).square() * mask).sum((-2, -1))
+    whole = ((returns - mean).square() * mask).sum((-2, -1))
+    return 1 - left / whole.clamp_min(torch.finfo(whole.dtype).tiny)
+
+
 def generalised_advantages(rewards: Tensor, values: Tensor, discount: float, gae_lambda: float) -> Tensor:
     """Compute generalised advantages (Schulman et al. 2016, Eq. 16).
 

@@ -26,6 +26,7 @@ from ..methods import named
 from ..networks.policies import CategoricalPolicy, GaussianPolicy, Policy
 from ..parallel.ranks import Group
 from ..parallel.shards import TASKS_PER_SHARD, Share
+from ..parallel.trees import moved
 from ..training.checkpoint import load_into
 from ..training.seeding import Stream, generator, torch_generator
 from .adaptation import Adaptation, Rollouts
@@ -123,6 +124,7 @@ class MetaRL:
             "env_steps": self.env_steps,
             **returns,
             **made.metrics,
+            **self._measured(rollouts),
             **self._action_noise(),
             **self.learner.rule.learned(),
             **gamma_statistics(self.learner, self.share.gather(rollouts.start.gamma)),
@@ -159,6 +161,15 @@ class MetaRL:
         returns = self.share.gather([episodes.returns() for episodes in rollouts.episodes])
         env_steps = self.share.sum(torch.tensor(rollouts.env_steps, dtype=torch.float64))
         return {f"return/step_{k}": float(values.mean()) for k, values in enumerate(returns)}, int(env_steps)
+
+    def _measured(self, rollouts: Rollouts) -> dict[str, float]:
+        """Means over all tasks of what is measured in every phase, by tag."""
+        phases = self.share.gather(moved(rollouts.phases, torch.device("cpu")))
+        return {
+            f"{tag}/step_{step}": float(values.mean())
+            for step, phase in enumerate(phases)
+            for tag, values in phase._asdict().items()
+        }
 
     def evaluate(self, tasks: Sequence[Any], episodes: int, steps: int, seed: int) -> Rollouts:
         """Collect episodes and adapt in turn on given tasks, for any number of inner steps.

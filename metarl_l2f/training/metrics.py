@@ -27,6 +27,16 @@ BOARD = {
         "return by inner step": ["Multiline", [r"^return/step_"]],
         "validation by inner step": ["Multiline", [r"^validation/(return|mse|accuracy)/step_"]],
     },
+    "Meta-update": {
+        "KL of the adapted policies": ["Multiline", [r"^kl$", r"^kl/epoch_"]],
+        "KL of the inner steps' policies": ["Multiline", [r"^inner_kl/"]],
+        "fraction of samples that are clipped": ["Multiline", [r"^clip_fraction$"]],
+        "norm of the meta-gradient": ["Multiline", [r"^gradient_norm$"]],
+    },
+    "Policies": {
+        "entropy, nats": ["Multiline", [r"^entropy/"]],
+        "variance of returns that the baseline explains": ["Multiline", [r"^explained_variance/"]],
+    },
     "Attenuation": {
         "γ by tensor, mean over tasks": ["Multiline", [r"^gamma/.*/mean$"]],
         "γ by tensor, standard deviation over tasks": ["Multiline", [r"^gamma/.*/std$"]],
