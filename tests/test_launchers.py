@@ -299,7 +299,6 @@ def test_evaluating_a_missing_run_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--method", "reptile"], "--method"),
         (["--horizon", "0"], "horizon must be a whole number, 1 or more"),
         (["--tasks-per-batch", "x"], "--tasks-per-batch"),
         (["--nonsense"], "--nonsense"),
@@ -311,6 +310,11 @@ def test_unknown_flags_and_values_exit_with_one_error_that_names_them(flags, nam
         navigation.main(flags)
     assert stopped.value.code == 2
     assert named in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_unknown_method_is_one_error_with_the_known_ones(capsys):
+    error = failing(capsys, "--method", "reptile")
+    assert error.startswith("error: method must be one of l2f, maml, ") and "got 'reptile'" in error
 
 
 def test_a_bad_goal_range_is_one_clear_error(tmp_path, capsys):
