@@ -1,4 +1,4 @@
-"""What the argument of L2F is about, measured: how much tasks disagree, what γ does, how smooth the inner loop is.
+"""The quantities of L2F's argument: how much tasks disagree, and how smooth the inner loop is.
 
 Pure functions of gradients and losses; whoever trains or evaluates calls them. Sections and figures are L2F's.
 """
@@ -34,7 +34,7 @@ def conflict_by_task(gradients: Params, distribution: Params | None = None) -> d
 
 
 def degree_of_conflict(gradients: Params, summed: Callable[[Any], Any] = lambda here: here) -> dict[str, float]:
-    """How much tasks disagree about the initialisation: conflict = mean_i |arccos(ûᵢ · v̂)| (Sec. 3.3).
+    """The degree to which tasks disagree about the initialisation: conflict = mean_i |arccos(ûᵢ · v̂)| (Sec. 3.3).
 
     Equal gradients give 0, two orthogonal ones of equal length π/4; many unrelated ones approach π/2.
 
@@ -72,7 +72,7 @@ def _angles(directions: Tensor, other: Tensor) -> Tensor:
 def gradient_cosines(before: Params, after: Params) -> dict[str, Tensor]:
     """Cosine between each task's gradients before and after its adaptation, per layer and for the network.
 
-    1: adaptation left the direction of descent as it was. 0: what it could gain along the first one it has gained.
+    1 means that the direction of descent is still the same, 0 that nothing more can be gained along the first one.
     Below 0: it went too far.
 
     Args:
@@ -99,11 +99,11 @@ class Landscape(NamedTuple):
     """(), the largest ‖∇L(θ − η d) − ∇L(θ)‖₂ / ‖η d‖₂: an estimate, from below, of the Lipschitz constant of ∇L."""
 
     def loss_range(self) -> Tensor:
-        """How far the loss varies over the grid."""
+        """The range of the loss over the grid."""
         return self.losses.amax(-1) - self.losses.amin(-1)
 
     def gradient_change_range(self) -> Tensor:
-        """How far the change of the gradient varies over the grid."""
+        """The range of the gradient's change over the grid."""
         return self.gradient_changes.amax(-1) - self.gradient_changes.amin(-1)
 
 
@@ -112,10 +112,10 @@ STEP_GRID = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
 
 
 def landscape(loss: Loss, params: Params, direction: Params, distances: Sequence[float] = STEP_GRID) -> Landscape:
-    """What a gradient step would meet: loss and gradient at θ − η d for every distance η, for one task (Figure 2).
+    """Loss and gradient along a gradient step: at θ − η d for every distance η, for one task (Figure 2).
 
     Args:
-        loss: of the task.
+        loss: the loss of the task.
         params: θ, where the step starts.
         direction: d, by name, such as α ∇L; parameters without one stay, and the gradient leaves them out.
         distances: η, S positive numbers.
@@ -142,7 +142,7 @@ def landscape(loss: Loss, params: Params, direction: Params, distances: Sequence
 def manual_attenuation(
     learner: MetaLearner, factors: Sequence[float], score: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """What it does to a trained initialisation to shrink one layer at a time by hand (Figure 3b).
+    """The effect of shrinking one layer of a trained initialisation at a time (Figure 3b).
 
     Args:
         learner: the learner whose θ is shrunk, and given back as it was.

@@ -1,4 +1,4 @@
-"""What a look at a learner finds: metrics by tag (`docs/metrics.md`), and warnings."""
+"""Measurements of a learner as metrics by tag (`docs/metrics.md`), and warnings."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from .diagnostics import Landscape
 
 
 def gamma_statistics(learner: MetaLearner, gamma: Tensor) -> dict[str, float]:
-    """How much of each tensor is kept, and how much that differs between tasks.
+    """The fraction of each tensor that is kept, and how much it differs between tasks.
 
     Args:
         learner: the learner whose γ it is.
@@ -31,16 +31,16 @@ FORGOTTEN, KEPT = 0.01, 0.99
 
 
 class Inspection(NamedTuple):
-    """What L2F argues about, measured on N tasks."""
+    """Conflict, attenuation and smoothness, the quantities of L2F's argument, measured on N tasks."""
 
     gamma: Params
-    """By attenuated tensor, (N, entries); empty for MAML."""
+    """γ by attenuated tensor, (N, entries); empty for MAML."""
     conflict: Params
-    """By layer and for the network, radians, (N,): `conflict_by_task` of the gradients of the inner loss at θ."""
+    """`conflict_by_task` of the gradients of the inner loss at θ, by layer and for the network, radians, (N,)."""
     meta_conflict: Params
     """The same of the meta-gradients, those of each task's part of the meta-objective (Eq. 2) with respect to θ."""
     cosine: Params
-    """By layer and for the network, (N,): `gradient_cosines` from θ to the adapted parameters."""
+    """`gradient_cosines` from θ to the adapted parameters, by layer and for the network, (N,)."""
     landscape: Landscape
     """Around the first inner step from θ̄, (N, ...)."""
 
@@ -60,7 +60,7 @@ LARGE_GAP = 0.5
 
 
 def gap_warning(trained: float, before: float, after: float) -> str | None:
-    """Whether held-out tasks lag far behind the tasks of training; one sentence if they do.
+    """A warning, in one sentence, if held-out tasks score much worse than the tasks of training; else None.
 
     Args:
         trained: score of training tasks after adaptation.
@@ -78,7 +78,7 @@ def gap_warning(trained: float, before: float, after: float) -> str | None:
 
 
 def collapse_warnings(learner: MetaLearner, gamma: Tensor) -> list[str]:
-    """What is wrong with γ where it no longer does anything: one sentence each.
+    """Warnings, one sentence each, if γ has no effect any more.
 
     Args:
         learner: the learner whose γ it is.

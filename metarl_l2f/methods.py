@@ -19,13 +19,13 @@ class Method:
     """A method as a choice of parts."""
 
     label: str
-    """What pictures and titles call it."""
+    """The name in pictures and titles."""
     parts: Mapping[str, object]
-    """What makes it differ from MAML, as fields of the settings by their dotted names."""
+    """The parts that differ from MAML's, as fields of the settings by their dotted names."""
     equation: str
     """Its equation, in the letters of the papers."""
     source: str
-    """Where it is published."""
+    """The publication."""
 
 
 METHODS: Mapping[str, Method] = {
@@ -108,7 +108,7 @@ class Named:
 
     @property
     def label(self) -> str:
-        """What pictures and titles call it."""
+        """The name in pictures and titles."""
         if self == Named("maml", True):
             return "L2F"
         return self.method.label + (" + L2F" if self.attenuated else "")

@@ -48,7 +48,7 @@ class ALFA(UpdateRule):
         self.register_buffer("_numbers", torch.arange(tensors), persistent=False)
 
     def state(self, params: Params, gradients: Params) -> Tensor:
-        """What the network reads of a task's step: mean gradients, then mean weights, (2 tensors,), detached (Eq. 6).
+        """The input of the network: mean gradients, then mean weights, (2 · tensors,), detached (Eq. 6).
 
         Args:
             params: parameters before the step, by name.

@@ -30,8 +30,8 @@ class Attenuation:
     """How γ is computed and applied; `None` in its place is MAML."""
 
     scope: Scope = "tensor"
-    """What shares one γ: the network, a layer (weight and bias), a tensor (the paper's L2F), a filter (an output row
-    of a tensor), or nothing (every weight has its own). Table 4."""
+    """The unit that shares one γ: the network, a layer (weight and bias), a tensor (the paper's L2F), a filter (an
+    output row of a tensor), or a single weight. Table 4."""
     conditioning: Conditioning = "gradient"
     """`gradient`: γ is read off the task's mean gradients (Eq. 4). `none`: γ is learned freely, the same for every
     task, starts at 1 (whatever initial_gamma) and is not squashed (Table 4). `prototype`: γ is read off an embedding of
@@ -41,9 +41,9 @@ class Attenuation:
     embedding: EmbeddingScale = "normalised"
     """`raw`: mean of each gradient (paper). `normalised`: after dividing each gradient tensor by its root mean square;
     means of policy gradients are so small that `raw` gives every task the same γ. `standardised`: that mean in units of
-    its standard error, times √n, so that large tensors speak as loudly as small ones."""
+    its standard error, times √n, so that large tensors weigh as much as small ones."""
     initial_gamma: float = 0.5
-    """Where γ starts, in (0, 1): 0.5 as in the official code, towards 1 as in MAML."""
+    """Initial γ, in (0, 1): 0.5 as in the official code, towards 1 as in MAML."""
 
     def __post_init__(self) -> None:
         check_choice("scope", self.scope, Scope)
@@ -58,10 +58,10 @@ def share_gammas(shapes: Shapes, scope: Scope) -> list[Tensor]:
 
     Args:
         shapes: the attenuated tensors' names and shapes.
-        scope: what shares one entry.
+        scope: the unit that shares one entry.
     Returns:
-        One integer tensor per name, with values in [0, L): of that name's shape, but of length 1 along axes whose
-        scalars all share their entries.
+        One integer tensor per name, with values in [0, L), in the shape of that name, but with length 1 along axes
+        whose scalars all share their entries.
     """
     layers = {layer: number for number, layer in enumerate(dict.fromkeys(map(layer_of, shapes)))}
     owners, used = [], 0
@@ -134,7 +134,7 @@ def attenuate(theta: Params, gamma: Params, delta: Params | None = None, logarit
 
 
 class Attenuator(nn.Module):
-    """How a task's initialisation is attenuated: φ, a small network that reads γ off the task's embedding.
+    """The attenuation of a task's initialisation, by φ, a small network that computes γ from the task's embedding.
 
     Args:
         shapes: names and shapes of the tensors that are attenuated.

@@ -20,18 +20,18 @@ from .parameters import Loss, Params, chosen, initialisation, is_context
 from .update_rules import Adapts, GradientDescent, InnerLoop, UpdateRule
 
 Data = TypeVar("Data")
-"""What one inner step learns from."""
+"""The data that one inner step learns from."""
 
 
 class Start(NamedTuple):
-    """Where one task's inner loop starts."""
+    """The start of one task's inner loop."""
 
     params: Params
     """θ̄, the attenuated initialisation (θ itself for MAML)."""
     gamma: Tensor
     """(L,), the task's attenuation; (0,) for MAML."""
     gradients: Params
-    """∇L_D(f_θ) at the unattenuated initialisation, by name: of what is attenuated and of what adapts."""
+    """∇L_D(f_θ) at the unattenuated initialisation, by name, for all tensors that are attenuated or adapt."""
 
 
 def directly(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -48,7 +48,7 @@ class MetaLearner(nn.Module):
 
     Args:
         network: module whose parameters are θ.
-        attenuator: what attenuates θ for a task; None for MAML.
+        attenuator: the attenuation of θ for a task; None for MAML.
         rule: the inner step, which also says what adapts.
         gradient_at_init: whether the first inner step follows the gradient at θ instead of the one at θ̄.
         first_order: whether inner gradients are constants to the meta-gradient.
@@ -87,7 +87,7 @@ class MetaLearner(nn.Module):
         return next(self.network.parameters()).device
 
     def meta_parameters(self) -> list[nn.Parameter]:
-        """What a meta-update moves: what the rule learns, θ without its frozen parameters, and φ.
+        """The parameters that a meta-update moves: those of the update rule, θ without its frozen parameters, and φ.
 
         Sums over all of them, such as products of conjugate gradient, are taken in this order.
         """
@@ -233,7 +233,7 @@ def meta_learner(
 
 
 def part_of(network: nn.Module, adapts: Adapts) -> Callable[[str], bool]:
-    """Which tensors of θ the inner loop moves, as a predicate of their names.
+    """A predicate that is true for the names of the tensors of θ that the inner loop moves.
 
     Args:
         network: the network; for `head` and `body` it says what its head is, by `is_head(name)`.

@@ -1,4 +1,4 @@
-"""Named parameters of a network: what the equations are about."""
+"""Named parameters of a network, which the equations are written for."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ def chosen(network: nn.Module, role: str, predicate: Callable[[str], bool] = lam
 
     Args:
         network: the network.
-        role: what the tensors are chosen for, such as "adapted", for errors.
+        role: the role, such as "adapted", as errors name it.
         predicate: which names are chosen; all by default.
     Raises:
         ValueError: none is chosen, or all that are chosen are frozen.

@@ -22,11 +22,11 @@ class InnerLoop:
     inner_steps: int = 1
     """Gradient steps k per task."""
     inner_lr: float = 0.1
-    """Step size α; where it starts when it is learned."""
+    """Step size α; its initial value if it is learned."""
     learn_inner_lr: bool = False
     """Learn the step sizes, each step's own, together with the initialisation."""
     inner_lr_scope: StepSizeScope = "tensor"
-    """What shares a learned step size: a `tensor` (LSLR of MAML++), or nothing: each `weight` its own (Meta-SGD)."""
+    """The unit that shares a learned step size: a `tensor` (LSLR of MAML++), or a single `weight` (Meta-SGD)."""
     later_lr_factor: float = 0.5
     """Step size of steps beyond the trained ones, relative to the last trained one (the MAML paper halves it)."""
     first_order: bool = False
@@ -35,8 +35,8 @@ class InnerLoop:
     """`descent`: θ − α ∇L. `alfa`: α and a decay of θ are generated for each step and tensor, from the task's mean
     gradients and mean weights (ALFA)."""
     adapts: Adapts = "all"
-    """What the inner steps move: `all` of θ, the `head` (last layer) alone (ANIL), the `body` without it (BOIL), or a
-    `context` that starts at 0 for every task and is fed to the network's first layer (CAVIA)."""
+    """The part that the inner steps move: `all` of θ, the `head` (last layer) alone (ANIL), the `body` without it
+    (BOIL), or a `context` that starts at 0 for every task and is fed to the network's first layer (CAVIA)."""
 
     def __post_init__(self) -> None:
         check_count("inner_steps", self.inner_steps, unit="gradient steps")
@@ -50,7 +50,7 @@ def descend(params: Params, gradients: Params, alpha: Params) -> Params:
 
 
 class UpdateRule(nn.Module, ABC):
-    """How one inner step moves what adapts; its parameters are what it learns of that.
+    """One inner step: how a gradient moves the tensors that adapt. Its own parameters, if any, are meta-learned.
 
     Args:
         shapes: names and shapes of the tensors that adapt.
@@ -77,7 +77,7 @@ class UpdateRule(nn.Module, ABC):
         """
 
     def learned(self) -> dict[str, float]:
-        """What the rule has learned, as metrics by tag; empty where it learns nothing."""
+        """The learned parameters of the rule, as metrics by tag; empty where it has none."""
         return {}
 
 

@@ -279,7 +279,7 @@ class GaussianPolicy(nn.Module):
 
     def entropy(self, params: Params, observations: Tensor) -> Tensor:
         """Return −E[log π] = Σ_a log σ + ½ log 2πe, nats, in each of the observations (..., O): (...,)."""
-        entropy = (params["log_std"].clamp_min(SMALLEST_LOG_STD) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+        entropy = (_log_std(params) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
         return entropy.expand(observations.shape[:-1])
 
     def is_head(self, name: str) -> bool:
@@ -292,9 +292,13 @@ class GaussianPolicy(nn.Module):
         With parameters stacked over N tasks, observations are (N, S, O), and log σ becomes (N, 1, A).
         """
         mean = self.mean(params, observations, prefix="mean.")
-        log_std = params["log_std"].clamp_min(SMALLEST_LOG_STD)
+        log_std = _log_std(params)
         # σ belongs to a task, not to an observation; without the axis between it would broadcast over those.
         return Gaussian(mean, log_std if log_std.ndim == 1 else log_std.unsqueeze(1))
+
+
+def _log_std(params: Params) -> Tensor:
+    return params["log_std"].clamp_min(SMALLEST_LOG_STD)
 
 
 class CategoricalPolicy(nn.Module):

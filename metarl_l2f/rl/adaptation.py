@@ -1,5 +1,5 @@
-"""What N tasks go through before a meta-update: roll out, attenuate, adapt, roll out again (L2F, Algorithm 1; MAML,
-Finn et al. 2017, Algorithm 3), and the same adaptation once more as a differentiable function of (θ, φ, α).
+"""Adaptation to N tasks before a meta-update: roll out, attenuate, adapt, roll out again (L2F, Algorithm 1; MAML, Finn
+et al. 2017, Algorithm 3), and the same adaptation once more as a differentiable function of (θ, φ, α).
 
 Both walk through the inner loop of `core.learner.MetaLearner.trajectory`: the first collects its data on the way, all
 tasks together; the second finds them collected, one task at a time, and is vmapped over shards of a few tasks
@@ -43,7 +43,7 @@ Tree = TypeVar("Tree")
 
 @dataclass(frozen=True)
 class PolicyGradient:
-    """How episodes become inner and outer policy gradients."""
+    """The estimators of the inner and outer policy gradients."""
 
     discount: float = 0.99
     """Discount of rewards, in [0, 1]."""
@@ -77,18 +77,18 @@ class MetaData(NamedTuple):
     """The samples that one task's adaptation and its meta-objective are computed from; stacked over tasks outside."""
 
     first: Batch
-    """From the initialisation: what the embedding reads."""
+    """The samples of the initialisation, from which the embedding is computed."""
     inner: tuple[Batch, ...]
     """One batch per inner step."""
     post: Batch
-    """From the adapted policy."""
+    """The samples of the adapted policy."""
     credit: Tensor
     """(), the task's return after adaptation, less the mean over the meta-batch and in units of its deviation; 0 where
     it does not count."""
 
 
 class Phase(NamedTuple):
-    """What is measured of one task's episodes, before adaptation or after a number of inner steps."""
+    """Measurements of one task's episodes, before adaptation or after a number of inner steps."""
 
     entropy: Tensor
     """(), mean entropy of the policy that collected them, nats."""
@@ -100,7 +100,7 @@ class Rollouts(NamedTuple):
     """Everything collected on a meta-batch: episodes before and after each inner step."""
 
     episodes: list[Episodes]
-    """From the initialisation, then after 1 … k inner steps."""
+    """Those of the initialisation, then those after 1 … k inner steps."""
     data: MetaData
     """The same as samples with advantages, stacked over tasks."""
     start: Start
@@ -108,11 +108,11 @@ class Rollouts(NamedTuple):
     params: list[Params]
     """Per task: the parameters that rolled these episodes out."""
     env_steps: int
-    """All steps simulated, those of `resample` included."""
+    """The number of steps that were simulated, including those of `resample`."""
     share: Share
-    """Which of all tasks rolled out together, by one process or several, these are."""
+    """The rows that these tasks have among all tasks of the meta-batch, which several processes may share."""
     phases: list[Phase]
-    """By phase, as `episodes`: of each task, (N,)."""
+    """The measurements of each task, (N,), by phase as `episodes`."""
 
 
 def policy_loss(
@@ -147,7 +147,7 @@ def magic(log_prob: Tensor) -> Tensor:
 
 
 def loaded_dice(log_prob: Tensor) -> Tensor:
-    """What multiplies the advantage of each time step in Loaded DiCE (Farquhar, Whiteson, Foerster 2019, Eq. 12).
+    """The factor of each time step's advantage in Loaded DiCE (Farquhar, Whiteson, Foerster 2019, Eq. 12).
 
     □(x_t) − □(x_{t−1}) with x_t = Σ_{s ≤ t} log π(a_s | o_s) and □ = `magic`: 0 at every point. Its first derivative is
     ∇ log π(a_t | o_t), its second that of the likelihood ratio of all actions up to t.
@@ -260,7 +260,7 @@ class Adaptation:
         return [self.policy(params, batch.observations) for params, batch in zip(acted, batches, strict=True)]
 
     def objective(self, policies: Sequence[Distribution], old: Sequence[Distribution], data: MetaData) -> Tensor:
-        """One task's surrogate: of the adapted policy, plus the terms of the initial policy where it counts."""
+        """One task's surrogate: that of the adapted policy, plus the terms of the initial policy where it counts."""
         losses = [surrogate_loss(policies[0], old[0], data.post)]
         if self.gradient.initial_counts:
             losses.append(self.initial_objective(policies[1], old[1], data))

@@ -1,4 +1,4 @@
-"""What the outer updates by Adam share: the gradient of an objective through the adaptation, and steps along it."""
+"""The common part of the outer updates by Adam: the gradient of an objective through adaptation, and steps along it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from .outer import Updated, flat, mean_over_tasks
 
 
 class Terms(NamedTuple):
-    """What one task contributes to the objective and to the metrics, each ()."""
+    """The contribution of one task to the objective and to the metrics, each ()."""
 
     loss: Tensor
     """The objective, which is minimised."""

@@ -1,4 +1,4 @@
-"""The meta-update of reinforcement learning, whichever it is: what an outer update must offer."""
+"""The protocol of outer updates, the meta-updates of reinforcement learning, and the sums that they share."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +11,7 @@ from .adaptation import Adaptation, Rollouts
 
 
 class Updated(NamedTuple):
-    """What an outer update did."""
+    """The result of an outer update."""
 
     metrics: dict[str, float]
     """Its own metrics, by tag (`docs/metrics.md`)."""
@@ -57,7 +57,7 @@ def mean_over_tasks(parts: Sequence[Tensor], share: Share, dtype: torch.dtype) -
     Args:
         parts: (n,) float64 each.
         share: which of all tasks the shards are.
-        dtype: what the parts were computed in.
+        dtype: the precision that the parts were computed in.
     """
     if dtype == torch.float64:
         return share.gather(torch.stack(list(parts))).to(parts[0].device).sum(0) / share.number

@@ -129,7 +129,7 @@ class MetaRLSettings:
 
 
 CONTEXT: Mapping[str, Any] = {"policy.context_size": 50}
-"""What CAVIA needs besides its parts: the size of its context in reinforcement learning."""
+"""The size of CAVIA's context in reinforcement learning, which it needs besides its parts."""
 
 
 def _quietens(method: Named) -> bool:

@@ -46,7 +46,8 @@ class TrustRegion:
     backtrack_ratio: float = 0.8
     """Length of each tried step relative to the one before."""
     fisher_fraction: float = 0.1
-    """Share of each task's episodes that the curvature is estimated on; gradient and line search use all."""
+    """Fraction of each task's episodes, before and after adaptation alike, that the curvature is estimated on: it is
+    the curvature of policies that adapted to these episodes alone. Gradient and line search use all episodes."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "(0, inf)", "max_kl")
@@ -150,7 +151,7 @@ class MetaSurrogate:
 
     Args:
         adaptation: gives the adapted policies as a differentiable function of (θ, φ, α).
-        data: of this process's tasks, stacked.
+        data: the data of this process's tasks, stacked.
         share: which of the meta-batch's tasks these are; means are over all.
     """
 
