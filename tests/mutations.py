@@ -33,7 +33,7 @@ class Mutation(NamedTuple):
     new: str
     """The text that takes its place."""
     tests: tuple[str, ...]
-    """The files of tests that run, in this order, until a test fails."""
+    """The tests that run, in this order, until one fails: the likeliest first, then whole files."""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.old.strip()} -> {self.new.strip() or '(nothing)'}"
@@ -102,7 +102,7 @@ def main(words: list[str]) -> int:
     context.set_forkserver_preload(["torch._dynamo", "gymnasium", "matplotlib.figure"])
     survived = []
     with ProcessPoolExecutor(PROCESSES, context, max_tasks_per_child=1) as pool:
-        suites = dict.fromkeys(test for mutation in chosen for test in mutation.tests)
+        suites = dict.fromkeys(test.partition("::")[0] for mutation in chosen for test in mutation.tests)
         if failed := [test for test in pool.map(killer, [None] * len(suites), [(suite,) for suite in suites]) if test]:
             print(f"the unbroken code fails {', '.join(failed)}; mend that first", file=sys.stderr)
             return 1

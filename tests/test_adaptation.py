@@ -133,11 +133,17 @@ VARIANTS = {
 
 
 def problem(options):
-    """A learner and data in float64, moved off the data's own parameters so that ratios and KL are not trivial."""
+    """A learner and data in float64, whose samples count unequally, as where episodes end at different times."""
     meta = build(**options)
     data = in_double(collected(meta, meta.learner.rule.steps).data)
+    generator = torch.Generator().manual_seed(1)
+
+    def uneven(batch):
+        weights = torch.rand(batch.weights.shape, generator=generator, dtype=torch.float64)
+        return batch._replace(weights=weights / weights.sum(1, keepdim=True))
+
     meta.learner.double()
-    return meta, data
+    return meta, MetaData(uneven(data.first), tuple(map(uneven, data.inner)), uneven(data.post), data.credit)
 
 
 class Loop:
