@@ -238,5 +238,11 @@ DOMAIN_OF: Mapping[str, str] = {
 }
 """The domain that each registered environment belongs to."""
 
-TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {}
+TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("navigation", "boil"): {"inner.inner_lr": 0.1},
+    ("navigation", "cavia"): {"inner.inner_lr": 1.0},
+    ("navigation", "promp"): {"clipped.outer_lr": 0.003},
+    ("navigation", "maml-ppo"): {"clipped.outer_lr": 0.003},
+    ("navigation", "maml-vpg"): {"vanilla.vpg_lr": 0.01},
+}
 """Constants of a method in a domain, by (domain, method), where they are not those of its kin above."""
