@@ -55,6 +55,7 @@ def test_the_baseline_reads_the_time_alone_where_observations_are_large():
     mask = torch.ones(1, 3, 6)
     assert features(observations, mask).shape == (1, 3, 6, 4)
     assert features(observations[..., 1:], mask).shape == (1, 3, 6, 2 * LARGEST_OBSERVATION + 4)
+    assert not features(observations, torch.zeros(1, 3, 6)).any()  # 0 where no step happened
     # Three episodes that differ: their mean at every step is a cubic of the time, and that is what is predicted.
     clock = torch.arange(6.0)
     returns = torch.stack([clock**3 + 1, clock**3, clock**3 - 1]).unsqueeze(0)
