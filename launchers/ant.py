@@ -18,8 +18,8 @@ class Ant(PolicyOptions):
     Ant's physics takes several times HalfCheetah's time. A sixteenth of the work also learns:
     --tasks-per-batch 10 --episodes-per-task 10 --horizon 100
 
-    --method NAME alone sets the method's own best known constants, which further flags override: l2f (the default),
-    maml, maml-two-sigmas (MAML with a second σ after adaptation) or l2f-paper (Algorithm 1 to the letter).
+    --method NAME alone sets a method's own parts and constants, which further flags override: l2f (the default), maml,
+    promp+l2f and many more, which launchers/methods.py lists.
     """
 
     goals: Literal["direction", "velocity"] = "direction"

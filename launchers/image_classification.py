@@ -36,8 +36,8 @@ class ImageClassification(NetworkOptions):
     --learn-inner-lr --inner-lr-scope weight; ANIL --adapt head; MAML++ --learn-inner-lr --per-step-norm
     --multi-step-iterations 5000 --first-order-iterations 2000 --inner-steps 5
 
-    --method NAME alone sets the method's own best known constants, which further flags override: l2f (the default),
-    maml, or l2f-paper (one γ per tensor from 0.5, read off raw gradients).
+    --method NAME alone sets a method's own parts and constants, which further flags override: l2f (the default), maml,
+    promp+l2f and many more, which launchers/methods.py lists.
     """
 
     settings: SupervisedSettings = field(default_factory=lambda: SupervisedSettings.for_problem("image_classification"))

@@ -18,8 +18,8 @@ class Navigation(PolicyOptions):
     Without flags this is L2F with a second σ after adaptation, tuned on pilot seeds: 20 tasks of 20 episodes, 100
     steps, one inner step, 500 meta-iterations.
 
-    --method NAME alone sets the method's own best known constants, which further flags override: l2f (the default),
-    maml, maml-two-sigmas (MAML with a second σ after adaptation) or l2f-paper (Algorithm 1 to the letter).
+    --method NAME alone sets a method's own parts and constants, which further flags override: l2f (the default), maml,
+    promp+l2f and many more, which launchers/methods.py lists.
     """
 
     settings: MetaRLSettings = field(default_factory=lambda: MetaRLSettings.for_domain("navigation"))

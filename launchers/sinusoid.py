@@ -33,8 +33,8 @@ class Sinusoid(NetworkOptions):
     60,000 meta-iterations of 25 tasks: some minutes. It departs from the paper in three things: one γ per unit instead
     of per tensor, read off normalised gradients, from 0.9. --compile halves the time where a C++ compiler is installed.
 
-    --method NAME alone sets the method's own best known constants, which further flags override: l2f (the default),
-    maml, or l2f-paper (one γ per tensor from 0.5, read off raw gradients).
+    --method NAME alone sets a method's own parts and constants, which further flags override: l2f (the default), maml,
+    promp+l2f and many more, which launchers/methods.py lists.
     """
 
     settings: SupervisedSettings = field(default_factory=lambda: SupervisedSettings.for_problem("sinusoid"))

@@ -102,6 +102,11 @@ class Named:
     """Whether its inner loop starts from an attenuated initialisation."""
 
     @property
+    def attenuates(self) -> bool:
+        """Whether there is any attenuation, be it L2F's or a free factor."""
+        return self.attenuated or self.base in ALONE
+
+    @property
     def method(self) -> Method:
         """The method without attenuation."""
         return METHODS[self.base]
@@ -125,11 +130,34 @@ def named(name: str) -> Named:
     base = "maml" if name == "l2f" else name.removesuffix(ATTENUATED)
     if base not in METHODS:
         known = ", ".join(["l2f", *METHODS])
-        raise ValueError(f"method must be one of {known}, each also with {ATTENUATED} behind it, got {name!r}")
+        raise ValueError(
+            f"method must be one of {known}; each but l2f, {' and '.join(ALONE)} also with {ATTENUATED} behind it; got "
+            f"{name!r}"
+        )
     attenuated = name == "l2f" or name.endswith(ATTENUATED)
     if attenuated and base in ALONE:
         raise ValueError(f"method {name!r} means nothing, for {ALONE[base]}; drop {ATTENUATED}")
     return Named(base, attenuated)
+
+
+def check_parts(settings: Any, chosen: Named) -> None:
+    """Refuse settings that bear a method's name, but do not have its parts.
+
+    Args:
+        settings: a dataclass of settings.
+        chosen: the method.
+    Raises:
+        ValueError: a part is another one; of a weight, it is not positive.
+    """
+    for name, value in chosen.method.parts.items():
+        found = settings
+        for part in name.split("."):
+            found = getattr(found, part)
+        if not (found > 0 if isinstance(value, float) else found == value):
+            raise ValueError(
+                f"method {chosen.base!r} has {name.rpartition('.')[2]}={value!r}, got {found!r}; name another method, "
+                "or take its settings from for_domain or for_problem, and change the rest"
+            )
 
 
 def label_of(method: str) -> str:

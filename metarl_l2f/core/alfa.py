@@ -61,10 +61,10 @@ class ALFA(UpdateRule):
         return torch.cat([slopes, weights.detach()])
 
     def forward(self, params: Params, gradients: Params, step: int) -> Params:
-        """One step with the task's own α and β; beyond the trained steps those of the last, α shrunk."""
+        """One step with the task's own α and β; beyond the trained steps those of the last one, shrunk."""
         row, shrunk = min(step, self.steps - 1), 1.0 if step < self.steps else self.inner.later_lr_factor
         alpha, beta = self.mlp(self.state(params, gradients)).chunk(2)
-        alpha, beta = shrunk * self.alpha[row] * alpha, self.beta[row] * beta
+        alpha, beta = shrunk * self.alpha[row] * alpha, shrunk * self.beta[row] * beta
         moved = {
             name: (1 - decay) * params[name] - size * gradients[name]
             for name, size, decay in zip(self.shapes, alpha, beta, strict=True)

@@ -16,7 +16,7 @@ from torch.func import grad
 
 from .alfa import ALFA
 from .attenuation import Attenuation, Attenuator
-from .parameters import Loss, Params, chosen, initialisation, is_context
+from .parameters import Loss, Params, chosen, contexts, initialisation
 from .update_rules import Adapts, GradientDescent, InnerLoop, UpdateRule
 
 Data = TypeVar("Data")
@@ -215,10 +215,10 @@ def meta_learner(
     inner, names = inner or InnerLoop(), [name for name, _ in network.named_parameters()]
     if unknown := set(logarithmic) - set(names):
         raise ValueError(f"logarithmic names no parameter of the network: {sorted(unknown)}; it has {names}")
-    attenuator = None
+    attenuator, apart = None, contexts(network)
     if attenuation is not None:
         attenuator = Attenuator(
-            chosen(network, "attenuated", lambda name: attenuated(name) and not is_context(name)),
+            chosen(network, "attenuated", lambda name: attenuated(name) and name not in apart),
             attenuation,
             logarithmic=logarithmic,
             initial_gammas=initial_gammas,
@@ -241,19 +241,20 @@ def part_of(network: nn.Module, adapts: Adapts) -> Callable[[str], bool]:
     Raises:
         ValueError: the network has no context, or does not say what its head is.
     """
+    apart = contexts(network)
     if adapts == "context":
-        if not any(map(is_context, initialisation(network))):
+        if not apart:
             raise ValueError("adapts='context' needs a network with a context, a buffer of that name; give it a size")
-        return is_context
+        return lambda name: name in apart
     if adapts == "all":
-        return lambda name: not is_context(name)
+        return lambda name: name not in apart
     is_head: Callable[[str], bool] | None = getattr(network, "is_head", None)
     if is_head is None:
         raise ValueError(
             f"adapts={adapts!r} needs a network that says what its head is: give {type(network).__name__} a method "
             "is_head(name) that is True for the parameters of the last layer"
         )
-    return is_head if adapts == "head" else lambda name: not is_head(name) and not is_context(name)
+    return is_head if adapts == "head" else lambda name: not is_head(name) and name not in apart
 
 
 def renamed_since_0_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,11 +29,11 @@ def chosen(network: nn.Module, role: str, predicate: Callable[[str], bool] = lam
     Raises:
         ValueError: none is chosen, or all that are chosen are frozen.
     """
-    theta = initialisation(network)
+    theta, adaptable = initialisation(network), contexts(network)
     selected = {name: tensor for name, tensor in theta.items() if predicate(name)}
     if not selected:
         raise ValueError(f"{role} selects none of the network's parameters; it has {list(theta)}")
-    shapes = {name: tensor.shape for name, tensor in selected.items() if tensor.requires_grad or is_context(name)}
+    shapes = {name: tensor.shape for name, tensor in selected.items() if tensor.requires_grad or name in adaptable}
     if not shapes:
         raise ValueError(
             f"{role} selects only parameters that are frozen (requires_grad=False), {list(selected)}; unfreeze one of "
@@ -42,15 +42,14 @@ def chosen(network: nn.Module, role: str, predicate: Callable[[str], bool] = lam
     return shapes
 
 
-def is_context(name: str) -> bool:
-    """Whether a tensor of a network is a context (CAVIA): a buffer called `context`, 0 at the start of every task."""
-    return name.rpartition(".")[2] == "context"
+def contexts(network: nn.Module) -> Params:
+    """The contexts of a network (CAVIA), by name: its buffers called `context`, 0 at the start of every task."""
+    return {name: buffer for name, buffer in network.named_buffers() if name.rpartition(".")[2] == "context"}
 
 
 def initialisation(network: nn.Module) -> Params:
     """The initialisation θ of a network, by name: its parameters, and its contexts, which adapt but are not learned."""
-    contexts = {name: buffer for name, buffer in network.named_buffers() if is_context(name)}
-    return {**dict(network.named_parameters()), **contexts}
+    return {**dict(network.named_parameters()), **contexts(network)}
 
 
 def small_network(inputs: int, hidden: int, outputs: int, generator: torch.Generator | None) -> nn.Sequential:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from ..core.parameters import Params
+from ..core.parameters import Params, initialisation
 from ..networks.policies import Policy, policy_from_layout, policy_layout
 from ..training.checkpoint import CheckpointError, load, save
 from .spaces import ActionSpace, Reader, from_plain, taken, to_plain
@@ -80,8 +80,9 @@ def load_policy(path: str | os.PathLike[str]) -> AdaptedPolicy:
     content = load(path)
     try:
         network = policy_from_layout(content["policy"])
-        params = {name: content["params"][name] for name, _ in network.named_parameters()}
-        differing = [n for n, p in network.named_parameters() if p.shape != params[n].shape]
+        shapes = {name: tensor.shape for name, tensor in initialisation(network).items()}
+        params = {name: content["params"][name] for name in shapes}
+        differing = [name for name, shape in shapes.items() if params[name].shape != shape]
         if differing:
             raise ValueError(f"{', '.join(differing)} of another shape than the network's")
         reader, acted = Reader(from_plain(content["observations"])), from_plain(content["actions"])

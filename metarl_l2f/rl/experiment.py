@@ -27,7 +27,7 @@ from ..networks.policies import CategoricalPolicy, GaussianPolicy, Policy
 from ..parallel.ranks import Group
 from ..parallel.shards import TASKS_PER_SHARD, Share
 from ..parallel.trees import moved
-from ..training.checkpoint import load_into
+from ..training.checkpoint import CheckpointError, load_into
 from ..training.seeding import Stream, generator, torch_generator
 from .adaptation import Adaptation, Rollouts
 from .adapted import Adapted, AdaptedPolicy
@@ -255,8 +255,8 @@ class MetaRL:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the learner's meta-parameters, the outer update's state, and the number of environment steps."""
-        learner, outer = dict(self.learner.state_dict()), self.outer.state_dict()
-        return {"learner": learner, "outer": outer, "env_steps": self.env_steps}
+        outer = {"name": self.settings.outer, "state": self.outer.state_dict()}
+        return {"learner": dict(self.learner.state_dict()), "outer": outer, "env_steps": self.env_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state.
@@ -269,7 +269,14 @@ class MetaRL:
         # round otherwise, and the run would go on as another.
         parameters = self.learner.meta_parameters()
         vector_to_parameters(parameters_to_vector(parameters).detach().clone(), parameters)
-        self.outer.load_state_dict(state.get("outer", {}))  # Version 0.1 had the trust region alone, without a state.
+        # Version 0.1 had the trust region alone, without a state.
+        outer = state.get("outer", {"name": "trust-region", "state": {}})
+        if outer["name"] != self.settings.outer:
+            raise CheckpointError(
+                f"the state is one of outer={outer['name']!r}, but the run has {self.settings.outer!r}; load it with "
+                "the settings that it was saved with"
+            )
+        self.outer.load_state_dict(outer["state"])
         self.env_steps = state["env_steps"]
 
     def close(self) -> None:
@@ -323,7 +330,6 @@ def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:
         )
     policy = _policy(settings, sampler)
     attenuation = Attenuation(conditioning="none") if two_sigmas else settings.attenuation
-    attenuates = method.attenuated or method.base in ("l2f-paper", "maml-two-sigmas")
 
     def attenuated(name: str) -> bool:
         if name in policy.logarithmic:
@@ -332,7 +338,7 @@ def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:
 
     return meta_learner(
         policy,
-        attenuation if attenuates else None,
+        attenuation if method.attenuates else None,
         settings.inner,
         attenuated=attenuated,
         logarithmic=policy.logarithmic,

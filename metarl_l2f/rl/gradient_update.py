@@ -1,5 +1,6 @@
 """The common part of the outer updates by Adam: the gradient of an objective through adaptation, and steps along it."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..networks.policies import Distribution, detached
 from ..parallel.trees import joined
@@ -61,10 +63,14 @@ class GradientUpdate(ABC):
         return {}
 
     def update(self, adaptation: Adaptation, rollouts: Rollouts) -> Updated:
-        """Take the steps; one whose gradient is not finite is left out, with those after it."""
+        """Take the steps; if a number on the way is not finite, take all of them back."""
         shards = adaptation.shards
         old = joined(shards.map(lambda data: _acting(adaptation, data), rollouts.data))
         metrics, rejected, norm = dict[str, float](), "", math.nan
+        origin, moments = (
+            parameters_to_vector(self.parameters).detach().clone(),
+            copy.deepcopy(self.optimiser.state_dict()),
+        )
         for epoch in range(self.epochs):
             sums = shards.map(lambda pair: self._gradient(adaptation, *pair), (rollouts.data, old))
             means = mean_over_tasks(sums, rollouts.share, self.parameters[0].dtype)
@@ -77,11 +83,21 @@ class GradientUpdate(ABC):
                 rejected = f"the gradient of epoch {epoch + 1} is not finite"
                 break
             self._step(gradient)
-        sums = shards.map(lambda pair: self._values(adaptation, *pair), (rollouts.data, old))
-        _, after, clipped, kl, *inner_kls = mean_over_tasks(sums, rollouts.share, self.parameters[0].dtype).tolist()
+        found = self._means_after(adaptation, rollouts, old)
+        if not rejected and not all(map(math.isfinite, found)):
+            rejected = "the policies after it are not finite"
+        if rejected:
+            vector_to_parameters(origin, self.parameters)
+            self.optimiser.load_state_dict(moments)
+            found = self._means_after(adaptation, rollouts, old)
+        _, after, clipped, kl, *inner_kls = found
         metrics |= {"surrogate/change": after - before, "kl": kl, "clip_fraction": clipped, "gradient_norm": norm}
         metrics |= {f"inner_kl/step_{step}": value for step, value in enumerate(inner_kls)}
         return Updated(metrics | self.settle(inner_kls), rejected)
+
+    def _means_after(self, adaptation: Adaptation, rollouts: Rollouts, old: list[Distribution]) -> list[float]:
+        sums = adaptation.shards.map(lambda pair: self._values(adaptation, *pair), (rollouts.data, old))
+        return mean_over_tasks(sums, rollouts.share, self.parameters[0].dtype).tolist()
 
     def _sums(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> tuple[Tensor, Tensor]:
         """The shard's sum of losses, and of all terms, (4 + k,) float64."""

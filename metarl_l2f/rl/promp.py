@@ -34,7 +34,8 @@ class ClippedSurrogate:
     """After a meta-iteration a weight is halved if its KL is below this by a factor of 1.5, and doubled if above it."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "(0, inf)", "outer_lr", "inner_kl_target")
+        check_numbers(self, "(0, 1]", "outer_lr")
+        check_numbers(self, "(0, inf)", "inner_kl_target")
         check_numbers(self, "[0, inf)", "inner_kl_weight")
         check_numbers(self, "(0, 1)", "clip_ratio")
         check_count("epochs", self.epochs)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ..checks import check_choice, check_count, check_counts, check_numbers
 from ..core.attenuation import Attenuation
 from ..core.update_rules import InnerLoop
-from ..methods import Named, named, with_parts
+from ..methods import Named, check_parts, named, with_parts
 from ..networks.policies import Activation
 from .adaptation import PolicyGradient
 from .promp import ClippedSurrogate
@@ -88,7 +88,14 @@ class MetaRLSettings:
     def __post_init__(self) -> None:
         check_counts(self, 1, "tasks_per_batch", "episodes_per_task", "horizon")
         check_choice("outer", self.outer, Outer)
-        named(self.method)
+        check_parts(self, named(self.method))
+        if self.outer in ("promp", "ppo"):
+            self._check_ratios()
+        if self.gradient.exploration_weight and self.tasks_per_batch < 2:
+            raise ValueError(
+                "exploration_weight credits a task's return less the mean over the meta-batch: it needs "
+                f"tasks_per_batch of 2 or more, got {self.tasks_per_batch}"
+            )
         if self.initial_std_gamma is not None:
             check_numbers(self, "(0, 1)", "initial_std_gamma")
         if self.method == "maml-two-sigmas" and self.initial_std_gamma is None:
@@ -105,6 +112,20 @@ class MetaRLSettings:
             raise ValueError(
                 "a context adapts where there is one: adapts='context' and a positive context_size go together, got "
                 f"{self.inner.adapts!r} and {self.policy.context_size}; method 'cavia' sets both"
+            )
+
+    def _check_ratios(self) -> None:
+        """Refuse what ratios to the policies that collected the episodes cannot do."""
+        if self.gradient.estimator != "lvc":
+            raise ValueError(
+                f"outer={self.outer!r} has an inner loss of its own, that of the likelihood ratio, and estimator="
+                f"{self.gradient.estimator!r} would have no effect; leave it 'lvc', or choose another outer update"
+            )
+        if self.gradient.inner_data == "reuse" and named(self.method).attenuates:
+            raise ValueError(
+                f"outer={self.outer!r} compares policies with those that collected the episodes, but inner_data="
+                "'reuse' takes the first step at an attenuated initialisation that collected none; choose inner_data="
+                "'gradient_at_init' or 'resample'"
             )
 
     @staticmethod

@@ -20,7 +20,7 @@ class VanillaGradient:
     """Step size of Adam."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "(0, inf)", "vpg_lr")
+        check_numbers(self, "(0, 1]", "vpg_lr")
 
 
 class PolicyGradientUpdate(GradientUpdate):

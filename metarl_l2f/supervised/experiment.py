@@ -97,7 +97,6 @@ class MetaSupervised:
         self.group = group or Group()
         Share(self.settings.tasks_per_batch, self.group).warn_of_idle("make tasks_per_batch larger")
         seed, attenuation, method = self.settings.seed, self.settings.attenuation, named(self.settings.method)
-        attenuates = method.attenuated or method.base == "l2f-paper"
         if compiled and self.settings.optimiser.multi_step_iterations:
             raise ValueError(
                 "a compiled loss has fixed weights, but multi_step_iterations lets them change with every iteration; "
@@ -105,7 +104,7 @@ class MetaSupervised:
             )
         self.learner = meta_learner(
             problem.network(torch_generator(seed, Stream.INIT)),
-            attenuation if attenuates else None,
+            attenuation if method.attenuates else None,
             self.settings.inner,
             adapted=adapted,
             attenuated=attenuated,

@@ -15,7 +15,7 @@ from torch.func import grad, vmap
 
 from ..checks import check_choice
 from ..core.learner import MetaLearner, Start
-from ..core.parameters import Loss, Params, is_context
+from ..core.parameters import Loss, Params, contexts
 from ..diagnostics import Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
 from ..inspection import Inspection
 from ..networks.images import Norm, track
@@ -154,7 +154,8 @@ def scores_by_step(learner: MetaLearner, problem: Problem, task: Task, steps: in
 
     A network's buffers, such as running statistics, are used here alone.
     """
-    tracked = {name: buffer for name, buffer in learner.network.named_buffers() if not is_context(name)}
+    buffers, apart = learner.network.named_buffers(), contexts(learner.network)
+    tracked = {name: buffer for name, buffer in buffers if name not in apart}
     outputs = [
         problem.outputs(learner.network, params | tracked, task.query, step)
         for step, params in enumerate(judged(learner, problem, task, steps))

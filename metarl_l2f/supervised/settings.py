@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from ..checks import check_choice, check_choices, check_counts, check_numbers
 from ..core.attenuation import Attenuation
 from ..core.update_rules import InnerLoop
-from ..methods import METHODS, Named, named, with_parts
+from ..methods import METHODS, Named, check_parts, named, with_parts
 
 Schedule = Literal["constant", "cosine"]
 
@@ -75,9 +75,14 @@ class SupervisedSettings:
     only."""
 
     def __post_init__(self) -> None:
-        checked_method(self.method)
+        check_parts(self, checked_method(self.method))
         check_counts(self, 1, "tasks_per_batch", "validation_tasks", "diagnostics_every")
         check_counts(self, 0, "context_size")
+        if (self.inner.adapts == "context") != (self.context_size > 0):
+            raise ValueError(
+                "a context adapts where there is one: adapts='context' and a positive context_size go together, got "
+                f"{self.inner.adapts!r} and {self.context_size}; method 'cavia' sets both, for sinusoids"
+            )
 
     @classmethod
     def for_problem(cls, problem: str, method: str = "l2f") -> Self:
@@ -93,7 +98,7 @@ class SupervisedSettings:
         chosen = checked_method(method)
         parts = {**chosen.method.parts, **CONTEXTS[problem]} if chosen.base == "cavia" else chosen.method.parts
         as_published = {"attenuation": Attenuation(embedding="raw")} if method == "l2f-paper" else {}
-        return with_parts(cls(**{"method": method, **PROBLEMS[problem], **as_published}), parts)
+        return with_parts(cls(**{"method": "maml", **PROBLEMS[problem], **as_published}), {"method": method, **parts})
 
 
 def checked_method(method: str) -> Named:
@@ -106,7 +111,7 @@ def checked_method(method: str) -> Named:
     fields = {field.name for field in dataclasses.fields(SupervisedSettings)}
     foreign = [name for name in found.method.parts if name.partition(".")[0] not in fields]
     if foreign or found.base == "maml-two-sigmas":
-        of = f"its {', '.join(foreign)}" if foreign else "σ"
+        of = " or ".join(name.rpartition(".")[2] for name in foreign) or "σ"
         raise ValueError(
             f"method {method!r} is of reinforcement learning: there is no {of} where labels are learned from; choose "
             + ", ".join(WITH_LABELS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metarl_l2f import MetaSupervised, SupervisedSettings
-from metarl_l2f.core.parameters import is_context
+from metarl_l2f.core.parameters import contexts
 from metarl_l2f.networks.policies import MLP
 from metarl_l2f.parallel.trees import rows_of
 from metarl_l2f.rl.outer import flat
@@ -66,7 +66,7 @@ def test_the_meta_gradient(method, monkeypatch):
 def test_cavia_learns_a_context_per_curve_of_the_size_that_it_was_given():
     run, tasks = experiment("cavia")
     assert run.learner.rule.names == ["context"] and run.learner.theta["context"].shape == (5,)
-    assert not any(map(is_context, run.learner.learned))
+    assert not contexts(run.learner.network).keys() & set(run.learner.learned)
     before, _, _ = run.meta_loss.evaluate(tasks, 2)
     assert not torch.equal(before[:, 0], before[:, 2])
     run.close()
@@ -76,9 +76,8 @@ def test_images_have_no_context():
     pixels = torch.zeros(8, 1, 16, 16, dtype=torch.uint8)
     images = Images(pixels, torch.arange(4).repeat_interleave(2), tuple("abcd"))
     problem = ImageProblem(dict.fromkeys(SPLITS, images), Shape(2, 1, 1), Classifier(filters=4), 1)
-    settings = SupervisedSettings.for_problem("image_classification", "cavia")
-    with pytest.raises(ValueError, match="adapts='context' needs a network with a context"):
-        MetaSupervised(problem, settings)
+    with pytest.raises(ValueError, match=r"'context' and 0; method 'cavia' sets both, for sinusoids"):
+        SupervisedSettings.for_problem("image_classification", "cavia")
     anil = MetaSupervised(problem, SupervisedSettings.for_problem("image_classification", "anil"))
     assert anil.learner.rule.names == ["head.weight", "head.bias"]
     anil.close()

@@ -8,7 +8,7 @@ import torch
 
 from metarl_l2f.core.alfa import ALFA
 from metarl_l2f.core.learner import meta_learner
-from metarl_l2f.core.parameters import is_context
+from metarl_l2f.core.parameters import contexts
 from metarl_l2f.core.update_rules import GradientDescent, InnerLoop
 from metarl_l2f.methods import METHODS, label_of, named, with_parts
 from metarl_l2f.networks.policies import MLP, Categorical, CategoricalPolicy, Gaussian, GaussianPolicy, detached
@@ -63,7 +63,7 @@ def test_every_step_of_alfa_has_its_own_sizes_and_later_ones_shrink_the_last():
         alfa.beta.copy_(torch.tensor([[0.3], [0.4]]))
     params, gradients = {"a": torch.tensor([10.0])}, {"a": torch.tensor([5.0])}
     moved = [float(alfa(params, gradients, step)["a"].detach()) for step in range(3)]
-    assert moved == pytest.approx([7.0 - 0.5, 6.0 - 1.0, 6.0 - 0.5])
+    assert moved == pytest.approx([7.0 - 0.5, 6.0 - 1.0, 8.0 - 0.5])
 
 
 # ---- CAVIA, ANIL, BOIL --------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_cavia_moves_its_context_alone_from_zero_and_nothing_where_the_network_d
     theta = learner.theta
     assert [name for name in theta if not torch.equal(path[1][name], theta[name])] == ["mean.context"]
     assert not theta["mean.context"].any() and path[1]["mean.context"].any()
-    assert not any(map(is_context, [name for name, _ in learner.network.named_parameters()]))
+    assert list(contexts(learner.network)) == ["mean.context"]
     with torch.no_grad():
         theta["mean.context_weight"].zero_()
     path, _ = learner.trajectory(one.adaptation.loss, data.first, lambda *_: data.inner[0], 1)
@@ -112,7 +112,7 @@ def test_what_adapts(method, moves):
     assert small(f"{method}+l2f").learner.rule.names == moves
     # Attenuation is of θ, whatever adapts; a context is 0 and has nothing to forget.
     attenuated = small(f"{method}+l2f").learner.attenuator.names
-    assert set(attenuated) == {name for name in small(method).learner.theta if not is_context(name)}
+    assert set(attenuated) == small(method).learner.theta.keys() - contexts(small(method).learner.network).keys()
 
 
 # ---- DiCE ---------------------------------------------------------------------------------------------------------
@@ -301,3 +301,35 @@ def test_gaussians_of_contexts_keep_their_shapes():
     assert (
         isinstance(found, Gaussian) and found.mean.shape == (5, 1) and math.isfinite(float(found.mean.sum().detach()))
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "promp"}, "method 'promp' has outer='promp', got 'trust-region'; name another method"),
+        ({"method": "anil"}, "method 'anil' has adapts='head', got 'all'"),
+        ({"method": "e-maml"}, "method 'e-maml' has exploration_weight=0.1, got 0.0"),
+        ({"outer": "ppo", "gradient": PolicyGradient(estimator="dice")}, "estimator='dice' would have no effect"),
+        ({"outer": "promp", "gradient": PolicyGradient(inner_data="reuse")}, "inner_data='reuse' takes the first step"),
+        ({"gradient": PolicyGradient(exploration_weight=1.0), "tasks_per_batch": 1}, "tasks_per_batch of 2 or more"),
+    ],
+)
+def test_names_without_their_parts_and_parts_without_effect_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        MetaRLSettings(**changes)
+
+
+def test_a_supervised_name_without_its_parts_is_refused():
+    with pytest.raises(ValueError, match="method 'anil' has adapts='head', got 'all'"):
+        SupervisedSettings(method="anil")
+    with pytest.raises(ValueError, match="a positive context_size go together, got 'all' and 3"):
+        SupervisedSettings(context_size=3)
+
+
+def test_a_parameter_called_context_is_a_parameter_like_any_other():
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.context = torch.nn.Parameter(torch.ones(2))
+
+    assert meta_learner(Named()).rule.names == ["context"]

@@ -10,7 +10,7 @@ import torch
 from parallel.groups import by_ranks
 from torch.nn.utils import parameters_to_vector
 
-from metarl_l2f import MetaRL, MetaRLSettings
+from metarl_l2f import MetaRL, MetaRLSettings, load_policy
 from metarl_l2f.training import checkpoint
 
 METHODS = ["promp", "promp+l2f", "maml-vpg", "e-maml", "alfa+l2f", "cavia", "maml-dice"]
@@ -47,7 +47,7 @@ def test_a_resumed_run_is_the_unbroken_one(method, tmp_path):
 def test_the_optimisers_state_matters(method):
     run, other = run_of(method), run_of(method)
     run.iterate(1)
-    other.load_state_dict(copy.deepcopy(run.state_dict()) | {"outer": other.outer.state_dict()})
+    other.load_state_dict(copy.deepcopy(run.state_dict()) | {"outer": other.state_dict()["outer"]})
     ours, theirs = run.iterate(2), other.iterate(2)
     assert ours["return/step_1"] == theirs["return/step_1"] and ours["kl"] != theirs["kl"]
     run.close()
@@ -87,4 +87,41 @@ def test_an_update_that_is_not_finite_is_left_out_with_its_reason(caplog):
     assert "the update was rejected: the gradient of epoch 1 is not finite" in caplog.text
     assert all(torch.equal(value, before[name]) for name, value in run.learner.state_dict().items())
     assert metrics["env_steps"] > 0
+    run.close()
+
+
+def test_a_later_epoch_that_is_not_finite_takes_all_of_them_back(caplog):
+    run = run_of("promp")
+    before = {name: value.clone() for name, value in run.learner.state_dict().items()}
+    step, calls = run.outer._step, []
+
+    def exploding(gradient):
+        calls.append(step(gradient))
+        with torch.no_grad():
+            run.outer.parameters[0].fill_(np.nan if len(calls) == 2 else 0.1)
+
+    run.outer._step = exploding
+    run.iterate(1)
+    assert "the update was rejected: the gradient of epoch 3 is not finite" in caplog.text
+    assert all(torch.equal(value, before[name]) for name, value in run.learner.state_dict().items())
+    assert not run.outer.optimiser.state_dict()["state"]
+    run.close()
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("maml", "promp"), ("promp", "maml-vpg"), ("promp", "maml")])
+def test_a_state_of_another_outer_update_is_refused(ours, theirs):
+    run, other = run_of(ours), run_of(theirs)
+    with pytest.raises(checkpoint.CheckpointError, match=r"the state is one of outer=.*, but the run has"):
+        run.load_state_dict(other.state_dict())
+    run.close()
+    other.close()
+
+
+def test_a_saved_policy_keeps_its_context(tmp_path):
+    run = run_of("cavia")
+    policy = run.adapt(task=np.array([0.3, -0.2]), episodes=2).policy
+    policy.save(tmp_path / "policy.pt")
+    observation = np.array([0.1, 0.2], np.float32)
+    np.testing.assert_array_equal(load_policy(tmp_path / "policy.pt")(observation), policy(observation))
+    assert policy.params["mean.context"].any()
     run.close()
