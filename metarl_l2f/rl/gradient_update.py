@@ -42,6 +42,8 @@ class GradientUpdate(ABC):
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, epochs: int) -> None:
         self.parameters, self.epochs = parameters, epochs
+        # In one vector, as a resumed run has them: elsewhere in memory, small products may round otherwise.
+        vector_to_parameters(parameters_to_vector(parameters).detach().clone(), parameters)
         self.optimiser = torch.optim.Adam(parameters, lr=lr)
 
     @abstractmethod

@@ -16,27 +16,29 @@ from metarl_l2f.training import checkpoint
 METHODS = ["promp", "promp+l2f", "maml-vpg", "e-maml", "alfa+l2f", "cavia", "maml-dice"]
 
 
-def run_of(method, group=None):
+def run_of(method, group=None, tasks_per_shard=2):
     settings = MetaRLSettings.for_domain("navigation", method)
     policy = dataclasses.replace(settings.policy, hidden_sizes=(8,))
     sizes = {"tasks_per_batch": 5, "episodes_per_task": 3, "horizon": 5}
     settings = dataclasses.replace(settings, policy=policy, **sizes)
-    return MetaRL("metarl_l2f/Navigation2D-v0", settings, {"horizon": 5}, group=group, tasks_per_shard=2)
+    return MetaRL("metarl_l2f/Navigation2D-v0", settings, {"horizon": 5}, group=group, tasks_per_shard=tasks_per_shard)
 
 
 def without_times(metrics):
     return {tag: value for tag, value in metrics.items() if not tag.startswith("time/")}
 
 
+@pytest.mark.parametrize("tasks_per_shard", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_resumed_run_is_the_unbroken_one(method, tmp_path):
-    unbroken = run_of(method)
+def test_a_resumed_run_is_the_unbroken_one(method, tasks_per_shard, tmp_path):
+    run_like = partial(run_of, method, tasks_per_shard=tasks_per_shard)
+    unbroken = run_like()
     lines = [without_times(unbroken.iterate(number)) for number in range(1, 5)]
-    first = run_of(method)
+    first = run_like()
     for number in (1, 2):
         first.iterate(number)
     checkpoint.save(tmp_path / "checkpoint.pt", first.state_dict())
-    resumed = run_of(method)
+    resumed = run_like()
     resumed.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
     assert [without_times(resumed.iterate(number)) for number in (3, 4)] == lines[2:]
     for run in (unbroken, first, resumed):
