@@ -31,6 +31,9 @@ class AdaptedPolicy:
     action_space: ActionSpace
     """The environment's own action space, a gymnasium Box or Discrete."""
 
+    def __repr__(self) -> str:
+        return f"AdaptedPolicy({type(self.network).__name__} for {self.action_space})"
+
     def __call__(self, observation: Any, generator: np.random.Generator | None = None) -> Any:
         """Choose an action of the action space, clipped to a Box's bounds, as in training.
 

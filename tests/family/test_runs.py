@@ -126,4 +126,5 @@ def test_a_saved_policy_keeps_its_context(tmp_path):
     observation = np.array([0.1, 0.2], np.float32)
     np.testing.assert_array_equal(load_policy(tmp_path / "policy.pt")(observation), policy(observation))
     assert policy.params["mean.context"].any()
+    assert repr(policy) == "AdaptedPolicy(GaussianPolicy for Box(-0.1, 0.1, (2,), float32))"
     run.close()
