@@ -41,7 +41,7 @@ def test_terminals_without_utf_8_are_shown_what_they_can_show(tmp_path, encoding
         return done.stdout
 
     words = " ".join(printed("--help").split())
-    assert "attenuate the action noise sigma too (log sigma + log gamma)" in words.lower()
+    assert "attenuate the action noise sigma, too (log sigma + log gamma)" in words.lower()
     assert f"-distance{'²' if encoding == 'latin-1' else '^2'} (as papers print it)" in words
     if encoding == "ascii":  # One training will do.
         table = printed(*TINY, "--log-dir", tmp_path / "run")

@@ -63,8 +63,9 @@ def trained(method, group):
     return lines, parameters_to_vector(run.learner.parameters()).detach().numpy()
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("method", ["promp+l2f", "maml-vpg", "e-maml", "alfa"])
+@pytest.mark.parametrize(
+    ("method", "size"), [("promp+l2f", 2), ("promp+l2f", 3), ("maml-vpg", 2), ("e-maml", 3), ("alfa", 2)]
+)
 def test_ranks_equal_one_process_to_the_last_digit(method, size):
     lines, parameters = trained(method, None)
     for found_lines, found in by_ranks(partial(trained, method), size):
