@@ -192,7 +192,8 @@ def main() -> None:
         if os.environ["RANK"] == "0":
             options.rank_of.write_text(json.dumps(found))
         return
-    figures = {f"{ranks} ranks": summary(measured(options, ranks)) for ranks in options.ranks}
+    measurements = {ranks: measured(options, ranks) for ranks in options.ranks}
+    figures = {f"{ranks} ranks": summary(one) for ranks, one in measurements.items()}
     few = figures[f"{options.ranks[0]} ranks"]
     predicted = predictions(options, few["alone, time/iteration"], few["messages"], 8 * few["parameters"])
     for name, values in (figures | predicted).items():
@@ -202,7 +203,8 @@ def main() -> None:
     if options.out is not None:
         context = {"settings": dataclasses.asdict(options.settings), "cores": os.cpu_count(), "load": os.getloadavg()}
         machine = {"machine": platform.processor() or platform.machine()}
-        record = {"figures": figures, "predicted": predicted, "measured": found} | context | machine | provenance()
+        measured_runs = {"figures": figures, "predicted": predicted, "measured": measurements}
+        record = measured_runs | context | machine | provenance()
         options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 

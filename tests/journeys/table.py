@@ -38,11 +38,11 @@ IMAGES: Flags = {
 }
 PROTOTYPES: Flags = {
     **{"--iterations": "1", "--ways": "2", "--shots": "1", "--queries": "1", "--validation-tasks": "2"},
-    **{"--validation-ways": "2", "--filters": "4", "--threads": "1", "--evaluation-tasks": "2"},
+    **{"--validation-ways": "2", "--filters": "4", "--evaluation-tasks": "2"},
 }
 LEO: Flags = {
     **{"--iterations": "1", "--tasks-per-batch": "1", "--validation-tasks": "2", "--evaluation-tasks": "2"},
-    **{"--ways": "2", "--shots": "1", "--queries": "1", "--threads": "1"},
+    **{"--ways": "2", "--shots": "1", "--queries": "1"},
 }
 ON_RESUME: Flags = {"--iterations": "3", "--evaluation-tasks": "2", "--evaluation-steps": "1", "--threads": "1"}
 """What may still be chosen when a run is resumed."""
