@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # What `__getattr__` imports, for type checkers and editors.
     from .core.attenuation import Attenuation, Attenuator
     from .core.learner import MetaLearner, meta_learner
     from .core.update_rules import GradientDescent, InnerLoop, UpdateRule
-    from .networks.policies import MLP, CategoricalPolicy, GaussianPolicy
+    from .networks.mlp import MLP
+    from .networks.policies import CategoricalPolicy, GaussianPolicy
     from .rl.adaptation import Adaptation, PolicyGradient
     from .rl.adapted import Adapted, AdaptedPolicy, load_policy
     from .rl.experiment import MetaRL
@@ -76,7 +77,8 @@ _NAMES = {
     "core.attenuation": ("Attenuation", "Attenuator"),
     "core.learner": ("MetaLearner", "meta_learner"),
     "core.update_rules": ("GradientDescent", "InnerLoop", "UpdateRule"),
-    "networks.policies": ("MLP", "CategoricalPolicy", "GaussianPolicy"),
+    "networks.mlp": ("MLP",),
+    "networks.policies": ("CategoricalPolicy", "GaussianPolicy"),
     "rl.adaptation": ("Adaptation", "PolicyGradient"),
     "rl.adapted": ("Adapted", "AdaptedPolicy", "load_policy"),
     "rl.experiment": ("MetaRL",),

@@ -43,12 +43,14 @@ class Compass(gymnasium.ActionWrapper):
         return self.STEPS[action]
 
 
-def new_policy(discrete, generator):
-    if not discrete:
-        return GaussianPolicy(2, 2, (4,), "tanh", 0.3, generator)
-    policy = CategoricalPolicy(2, 3, (4,), "tanh", generator)
-    with torch.no_grad():
-        policy.logits.layers[-1].weight.mul_(100)  # at equal probabilities many a wrong curvature would pass
+def new_policy(discrete, generator, dependent=False):
+    if discrete:
+        policy = CategoricalPolicy(2, 3, (4,), "tanh", generator)
+    else:
+        policy = GaussianPolicy(2, 2, (4,), "tanh", 0.3, generator, state_dependent_std=dependent)
+    if discrete or dependent:
+        with torch.no_grad():  # At equal probabilities, or σ, many a wrong curvature would pass.
+            policy.mlp.layers[-1].weight.mul_(100)
     return policy
 
 
@@ -64,11 +66,21 @@ class Meta(NamedTuple):
         return MetaSurrogate(self.adaptation, data, Share(TASKS))
 
 
-def build(attenuation=None, inner=None, gradient=None, region=None, threads=1, std=True, seed=0, discrete=False):
+def build(
+    attenuation=None,
+    inner=None,
+    gradient=None,
+    region=None,
+    threads=1,
+    std=True,
+    seed=0,
+    discrete=False,
+    dependent=False,
+):
     """A tiny policy on navigation, in float32 as trained."""
     generator, gradient = torch.Generator().manual_seed(seed), gradient or PolicyGradient()
     learner = meta_learner(
-        new_policy(discrete, generator),
+        new_policy(discrete, generator, dependent),
         attenuation,
         inner or InnerLoop(inner_lr=0.05),
         gradient_at_init=gradient.inner_data == "gradient_at_init",
@@ -120,6 +132,11 @@ VARIANTS = {
         "gradient": PolicyGradient(initial_weight=0.3),
     },
     "L2F, σ kept": {"attenuation": Attenuation(), "std": False},
+    "L2F, σ of each state": {
+        "attenuation": Attenuation(),
+        "gradient": PolicyGradient(initial_weight=0.3),
+        "dependent": True,
+    },
     "MAML, discrete, two learned steps": {
         "inner": InnerLoop(inner_steps=2, inner_lr=0.5, learn_inner_lr=True),
         "discrete": True,

@@ -12,7 +12,7 @@ from metarl_l2f.core.attenuation import Attenuation, attenuate, embed, share_gam
 from metarl_l2f.core.learner import meta_learner, renamed_since_0_1
 from metarl_l2f.core.parameters import layer_of
 from metarl_l2f.core.update_rules import InnerLoop, descend
-from metarl_l2f.networks.policies import MLP
+from metarl_l2f.networks.mlp import MLP
 
 SHAPES = {"a.weight": torch.Size([2, 3]), "a.bias": torch.Size([2]), "b.weight": torch.Size([1, 2])}
 

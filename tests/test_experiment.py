@@ -20,10 +20,9 @@ from metarl_l2f.training.checkpoint import CheckpointError
 NAVIGATION = "metarl_l2f/Navigation2D-v0"
 
 
-def experiment(threads=1, hidden=(4,), **options):
-    settings = MetaRLSettings(
-        tasks_per_batch=3, episodes_per_task=2, horizon=6, policy=PolicyNetwork(hidden, "tanh", 0.2), **options
-    )
+def experiment(threads=1, hidden=(4,), network=None, **options):
+    policy = PolicyNetwork(hidden, "tanh", 0.2, **(network or {}))
+    settings = MetaRLSettings(tasks_per_batch=3, episodes_per_task=2, horizon=6, policy=policy, **options)
     return MetaRL(NAVIGATION, settings, {"horizon": 6}, threads)
 
 
@@ -108,14 +107,34 @@ def test_the_number_of_threads_changes_no_metric():
     assert runs[0] == runs[1]
 
 
-def test_a_state_continues_exactly():
-    unbroken = experiment()
+@pytest.mark.parametrize("network", [{}, {"state_dependent_std": True}], ids=str)
+def test_a_state_continues_exactly(network):
+    unbroken = experiment(network=network, initial_std_gamma=0.5)
     for i in (1, 2):
         unbroken.iterate(i)
     state = unbroken.state_dict()
-    resumed = experiment()
+    resumed = experiment(network=network, initial_std_gamma=0.5)
     resumed.load_state_dict(state)
     assert without_times(resumed.iterate(3)) == without_times(unbroken.iterate(3))
+
+
+def test_a_sigma_of_each_state_is_attenuated_in_all_states_alike():
+    run = experiment(network={"state_dependent_std": True}, initial_std_gamma=0.5)
+    policy, learner = run.adaptation.policy, run.learner
+    rollouts, _ = run.validation_rollouts()
+    seen = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    params = {name: values[0] for name, values in rollouts.start.params.items()}
+    gamma = learner.gammas_by_tensor(rollouts.start.gamma[0])["log_std"]
+    assert gamma.item() == pytest.approx(0.5, abs=0.1)
+    kept = params | {"log_std": learner.theta["log_std"]}
+    ratio = policy(params, seen).log_std.exp() / policy(kept, seen).log_std.exp()
+    torch.testing.assert_close(ratio, gamma.expand(20, 2))
+
+
+def test_a_sigma_of_each_state_needs_box_actions():
+    settings = MetaRLSettings(policy=PolicyNetwork(state_dependent_std=True))
+    with pytest.raises(ValueError, match="state_dependent_std concerns the noise σ of Box actions; Doors has Discrete"):
+        MetaRL(Doors, settings)
 
 
 def test_validation_and_evaluation_leave_the_state_alone():

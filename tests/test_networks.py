@@ -1,26 +1,26 @@
 """Networks as functions of their parameters, and the distributions' formulas by hand and against torch's own."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
 from torch.func import vmap
 
+from metarl_l2f.networks.mlp import ACTIVATIONS, MLP, VECTOR, tanh
 from metarl_l2f.networks.policies import (
-    MLP,
-    VECTOR,
     Categorical,
     CategoricalPolicy,
     Gaussian,
     GaussianPolicy,
     detached,
     policy_from_layout,
-    policy_layout,
-    tanh,
 )
 
-POLICIES = [GaussianPolicy, CategoricalPolicy]
+dependent = partial(GaussianPolicy, state_dependent_std=True)
+POLICIES = [GaussianPolicy, dependent, CategoricalPolicy]
+KINDS = ["one σ", "σ of each observation", "categorical"]
 
 
 def draw(kind, seed=0):
@@ -31,7 +31,9 @@ def draw(kind, seed=0):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     def one():
-        return Gaussian(normal(5, 3), 0.5 * normal(3)) if kind is Gaussian else Categorical(normal(5, 3))
+        if kind == "categorical":
+            return Categorical(normal(5, 3))
+        return Gaussian(normal(5, 3), 0.5 * (normal(3) if kind == "one σ" else normal(5, 3)))
 
     return one(), one(), normal(5, 3)
 
@@ -46,33 +48,33 @@ def softmax_of(*probabilities):
     return Categorical(torch.log(torch.tensor(probabilities)))
 
 
-@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+@pytest.mark.parametrize("kind", KINDS)
 def test_log_prob_agrees_with_torch(kind):
     ours, _, noise = draw(kind)
     actions = ours.sample(noise)
     torch.testing.assert_close(ours.log_prob(actions), oracle(ours).log_prob(actions))
 
 
-@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+@pytest.mark.parametrize("kind", KINDS)
 def test_kl_agrees_with_torch_and_is_zero_with_itself(kind):
     ours, other, _ = draw(kind)
     torch.testing.assert_close(ours.kl(other), kl_divergence(oracle(ours), oracle(other)))
     assert ours.kl(ours).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+@pytest.mark.parametrize("kind", KINDS)
 def test_mode_agrees_with_torch(kind):
     ours, _, _ = draw(kind)
     assert torch.equal(ours.mode(), oracle(ours).mode)
 
 
-@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+@pytest.mark.parametrize("kind", KINDS)
 def test_fisher_is_the_second_derivative_of_the_weighted_kl(kind):
     ours, tangent, noise = draw(kind)
     weights = noise[:, 0].softmax(0)
 
     def weighted_kl(*fields):
-        return (weights * ours.kl(kind(*fields))).sum()
+        return (weights * ours.kl(type(ours)(*fields))).sum()
 
     # an hvp of the KL with respect to the distribution's own fields, where both arguments are the same
     _, expected = torch.autograd.functional.hvp(weighted_kl, tuple(ours), tuple(tangent))
@@ -123,6 +125,15 @@ def test_fisher_of_a_softmax_by_hand():
     torch.testing.assert_close(logits, torch.tensor([0.0, -0.5, 0.5]))
 
 
+def test_fisher_of_a_sigma_of_each_observation_by_hand():
+    # σ = 1/2 and 1, weights ¼ and ¾:  mean: w·u/σ²;  log σ: 2·w·u
+    gaussian = Gaussian(torch.zeros(2, 1), torch.log(torch.tensor([[0.5], [1.0]])))
+    tangent = Gaussian(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]]))
+    mean, log_std = gaussian.fisher(tangent, torch.tensor([0.25, 0.75]))
+    torch.testing.assert_close(mean, torch.tensor([[1.0], [1.5]]))
+    torch.testing.assert_close(log_std, torch.tensor([[1.5], [6.0]]))
+
+
 def test_fisher_by_hand():
     # σ = 1/2, weights ¼ and ¾:  mean: w·u/σ² = w·4u;  log σ: 2·u
     gaussian = Gaussian(torch.zeros(2, 1), torch.log(torch.tensor([0.5])))
@@ -132,14 +143,56 @@ def test_fisher_by_hand():
     torch.testing.assert_close(log_std, torch.tensor([6.0]))
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+TORCHS = {
+    "tanh": torch.nn.Tanh,
+    "relu": torch.nn.ReLU,
+    "leaky_relu": torch.nn.LeakyReLU,
+    "elu": torch.nn.ELU,
+    "silu": torch.nn.SiLU,
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_mlp_equals_torchs_sequential(activation):
     network = MLP([2, 5, 4, 3], activation, torch.Generator().manual_seed(0))
-    layer = torch.nn.Tanh if activation == "tanh" else torch.nn.ReLU
+    layer = TORCHS[activation]
     a, b, c = network.layers
     reference = torch.nn.Sequential(a, layer(), b, layer(), c)
     inputs = torch.randn(7, 2)
     torch.testing.assert_close(network(dict(network.named_parameters()), inputs), reference(inputs))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_and_two_derivatives_are_torchs_from_minus_infinity_to_infinity(activation):
+    numbers = torch.tensor([-1e30, -100, -20, -1, -0.1, 0.1, 1, 20, 100, 1e30], dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32):
+        found, expected = [], []
+        for function, values in ((ACTIVATIONS[activation], found), (TORCHS[activation](), expected)):
+            x = numbers.to(dtype).requires_grad_()
+            values.append(function(x))
+            values += torch.autograd.grad(values[0].sum(), x, create_graph=True)
+            second = values[1].sum()  # Where it is linear, there is no graph of the second derivative.
+            values += (
+                torch.autograd.grad(second, x, allow_unused=True, materialize_grads=True) if second.grad_fn else ()
+            )
+        torch.testing.assert_close(found, expected[: len(found)], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", POLICIES)
+def test_what_one_task_gets_does_not_depend_on_how_many_there_are(kind, activation):
+    random = torch.Generator().manual_seed(0)
+    # Rows of 35 numbers and rows of 64: with a rest beyond the processor's vectors, and without.
+    for hidden, rows in ((7, 5), (16, 4)):
+        policy = kind(3, 3, (hidden, hidden), activation, generator=random)
+        params = {name: torch.randn(7, *p.shape, generator=random) for name, p in policy.named_parameters()}
+        observations, noise = (torch.randn(7, rows, 3, generator=random) for _ in range(2))
+        together = policy(params, observations).sample(noise)
+        for task in range(7):
+            own = slice(task, task + 1)
+            alone = policy({name: p[own].clone() for name, p in params.items()}, observations[own].clone())
+            assert torch.equal(alone.sample(noise[own])[0], together[task])
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -154,17 +207,31 @@ def test_policy_with_a_batch_of_parameters_equals_a_loop(kind):
         torch.testing.assert_close([field[task] for field in batched], list(single))
 
 
-@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+@pytest.mark.parametrize("kind", KINDS)
 def test_samples_of_a_batch_of_tasks_equal_a_loop(kind):
     ours, other, noise = draw(kind)
-    stacked = kind(*(torch.stack(fields) for fields in zip(ours, other, strict=True)))
-    batched = vmap(kind.sample)(stacked, torch.stack([noise, -noise]))
+    stacked = type(ours)(*(torch.stack(fields) for fields in zip(ours, other, strict=True)))
+    batched = vmap(type(ours).sample)(stacked, torch.stack([noise, -noise]))
     torch.testing.assert_close(batched, torch.stack([ours.sample(noise), other.sample(-noise)]))
 
 
 def test_initial_std_is_the_policys():
     policy = GaussianPolicy(2, 3, initial_std=0.25)
     assert policy.log_std.exp().tolist() == pytest.approx([0.25] * 3)
+    policy = dependent(2, 3, initial_std=0.25, generator=torch.Generator().manual_seed(0))
+    std = policy(dict(policy.named_parameters()), torch.randn(50, 2)).log_std.exp()
+    assert std.shape == (50, 3) and ((std / 0.25 - 1).abs() < 0.05).all() and std.std() > 0
+
+
+def test_log_sigma_of_a_state_is_the_parameter_plus_the_second_half_of_the_outputs():
+    policy = dependent(1, 2, ())
+    weight, bias = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0.0, 0.0, 0.0, -1.0])
+    params = {"log_std": torch.tensor([10.0, 20.0]), "mean.layers.0.weight": weight, "mean.layers.0.bias": bias}
+    mean, log_std = policy(params, torch.tensor([[1.0], [-5.0]]))
+    assert mean.tolist() == [[1, 2], [-5, -10]]
+    # 10 + 3 o,  20 + 4 o − 1; at o = −5 that is −5 and −1.
+    assert log_std.tolist() == [[13, 23], [-5, -1]]
+    assert policy(params, torch.tensor([[-50.0]])).log_std[0, 0].exp() == pytest.approx(1e-6)  # At least a millionth.
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -197,11 +264,11 @@ def test_sigma_is_a_millionth_at_least():
     assert gaussian.log_std.exp().tolist() == pytest.approx([1e-6, math.exp(0.5)])
 
 
-@pytest.mark.parametrize("kind", [Gaussian, Categorical])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_detached_distribution_is_the_same_constant(kind):
     ours, _, _ = draw(kind)
-    constant = detached(kind(*(field.requires_grad_() for field in ours)))
-    assert type(constant) is kind
+    constant = detached(type(ours)(*(field.requires_grad_() for field in ours)))
+    assert type(constant) is type(ours)
     for one, other in zip(constant, ours, strict=True):
         assert torch.equal(one, other) and not one.requires_grad
 
@@ -209,8 +276,8 @@ def test_a_detached_distribution_is_the_same_constant(kind):
 @pytest.mark.parametrize("kind", POLICIES)
 def test_a_policy_is_built_anew_from_its_layout(kind):
     policy = kind(5, 2, (3, 4), "relu")
-    twin = policy_from_layout(policy_layout(policy))
-    assert type(twin) is kind and policy_layout(twin) == policy_layout(policy)
+    twin = policy_from_layout(policy.layout())
+    assert type(twin) is type(policy) and twin.layout() == policy.layout()
     twin.load_state_dict(policy.state_dict())
     seen = torch.randn(7, 5)
     ours, theirs = (each(dict(each.named_parameters()), seen) for each in (policy, twin))
@@ -237,7 +304,7 @@ def test_bad_networks_are_refused(build, message):
         build()
 
 
-@pytest.mark.parametrize("kind", [GaussianPolicy, CategoricalPolicy])
+@pytest.mark.parametrize("kind", POLICIES)
 def test_stacked_parameters_do_what_vmap_does(kind):
     # As many tasks as observations, so that swapping the two axes would go unnoticed by shapes alone.
     policy = kind(4, 2, (5, 6), generator=torch.Generator().manual_seed(0))
@@ -250,6 +317,10 @@ def test_stacked_parameters_do_what_vmap_does(kind):
 
 
 def test_entropies_by_hand_and_by_torch():
+    policy = dependent(2, 3, (4,), generator=torch.Generator().manual_seed(0))
+    params = {name: torch.randn_like(p) for name, p in policy.named_parameters()}
+    seen = torch.randn(7, 2)
+    torch.testing.assert_close(policy.entropy(params, seen), oracle(policy(params, seen)).entropy())
     gaussian = GaussianPolicy(2, 3, (4,), initial_std=0.5)
     normal = torch.distributions.Normal(torch.zeros(3), 0.5)
     params = dict(gaussian.named_parameters())

@@ -12,7 +12,7 @@ from metarl_l2f.core.attenuation import Attenuation
 from metarl_l2f.core.learner import meta_learner
 from metarl_l2f.core.update_rules import InnerLoop
 from metarl_l2f.diagnostics import degree_of_conflict
-from metarl_l2f.networks.policies import MLP
+from metarl_l2f.networks.mlp import MLP
 from metarl_l2f.parallel.ranks import Group
 from metarl_l2f.parallel.shards import Share
 from metarl_l2f.parallel.trees import rows_of

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import check_choice, check_count
 from ..core.parameters import Params
-from .policies import affine, start_xavier
+from .mlp import affine, start_xavier
 
 Pooling = Literal["max", "stride"]
 LEAKY_SLOPE = 0.01  # The slope of the official Conv4's rectifiers below 0.

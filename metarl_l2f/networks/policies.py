@@ -1,24 +1,18 @@
-"""Policies as functions of their parameters: a module stores the initial values, and `forward(params, x)` computes.
+"""Policies as functions of their parameters: a module stores the initial values, and `forward(params, x)` computes."""
 
-Adapted parameters are values, one set per task, so no network here reads its own parameters while computing. That
-also makes every network safe to call from several threads and under `torch.func.vmap`.
-"""
-
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_count, check_number
+from ..checks import check_number
 from ..core.parameters import Params
+from .mlp import MLP, Activation
 
-Activation = Literal["tanh", "relu"]
 SMALLEST_LOG_STD = math.log(1e-6)
-VECTOR = 64  # A multiple of how many numbers torch's loops process at a time, on any processor.
 OUTPUT_SCALE = 0.01
 """Initial weights of a policy's last layer, relative to those of the others. A policy that begins by moving in one
 direction everywhere may never come back; with a mean near 0, or almost equal logits, it explores around its start."""
@@ -59,7 +53,7 @@ class Gaussian(NamedTuple):
     mean: Tensor
     """(..., A)"""
     log_std: Tensor
-    """(A,), the same for every observation."""
+    """(A,), the same for every observation, or (..., A), where σ depends on it."""
 
     def sample(self, noise: Tensor) -> Tensor:
         """Compute the actions mean + σ · noise from standard normal noise (..., A)."""
@@ -81,14 +75,17 @@ class Gaussian(NamedTuple):
         return (other.log_std - self.log_std + (variance + squared) / (2 * other_variance) - 0.5).sum(-1)
 
     def fisher(self, tangent: "Gaussian", weights: Tensor) -> "Gaussian":
-        """Multiply a tangent u by the curvature of the weighted KL at this point: (w u_μ / σ², 2 u_logσ Σw).
+        """Multiply a tangent u by the curvature of the weighted KL at this point: (w u_μ / σ², 2 w u_logσ).
+
+        Where all observations share one σ, its w is the sum of theirs.
 
         Args:
-            tangent: the change u of the mean (..., A) and of log σ (A,).
+            tangent: the change u of the mean (..., A) and of log σ, (A,) or (..., A).
             weights: (...,), each observation's share of the mean.
         """
-        mean = weights.unsqueeze(-1) * tangent.mean * torch.exp(-2 * self.log_std)
-        return Gaussian(mean, 2 * weights.sum() * tangent.log_std)
+        each = weights.unsqueeze(-1)
+        mean = each * tangent.mean * torch.exp(-2 * self.log_std)
+        return Gaussian(mean, 2 * (each if self.log_std.shape == self.mean.shape else weights.sum()) * tangent.log_std)
 
 
 class Categorical(NamedTuple):
@@ -147,114 +144,78 @@ def detached(policy: Distribution) -> Distribution:
     return alike(policy, [tensor.detach() for tensor in policy])
 
 
-class MLP(nn.Module):
-    """A fully connected network with ReLU or tanh between its layers and a linear last layer.
+class MLPPolicy(nn.Module):
+    """The common part of all policies: an MLP whose outputs are the fields of the action's distribution.
+
+    The last layer starts OUTPUT_SCALE times as large as the others.
 
     Args:
-        sizes: the number of units of each layer, from the input to the output.
-        activation: the function between layers.
-        generator: the source of the initial weights, which are Xavier uniform; biases start at 0.
-        context_size: C, numbers of a task's context that the first layer reads beside the input (CAVIA); 0 for none.
+        outputs: the name of the MLP among the policy's modules.
+        sizes: the number of units of each layer, from the observation to the outputs.
+        activation: the name of the function between layers.
+        generator: the source of the initial weights.
+        context_size: as in `MLP`.
     Raises:
         ValueError: a size is not positive, or the activation is unknown.
     """
 
-    context: Tensor
-    """(C,), what adapts in CAVIA; a task's own is passed among its parameters."""
-
     def __init__(
         self,
+        outputs: str,
         sizes: Sequence[int],
-        activation: Activation = "tanh",
-        generator: torch.Generator | None = None,
-        context_size: int = 0,
+        activation: Activation,
+        generator: torch.Generator | None,
+        context_size: int,
     ) -> None:
         super().__init__()
-        check_choice("activation", activation, Activation)
-        check_count("context_size", context_size, 0)
-        for size in sizes:
-            check_count("every layer size", size)
-        self.sizes, self.activation_name = tuple(sizes), activation
-        self.activation = tanh if activation == "tanh" else torch.relu
-        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes))
-        start_xavier(self, generator)
-        self.context_size = context_size
-        if context_size:
-            self.context_weight = nn.Parameter(torch.empty(sizes[1], context_size))
-            nn.init.xavier_uniform_(self.context_weight, generator=generator)
-            self.register_buffer("context", torch.zeros(context_size))
+        self.outputs = outputs
+        self.add_module(outputs, MLP(sizes, activation, generator, context_size))
+        with torch.no_grad():
+            self.mlp.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)
+
+    @property
+    def mlp(self) -> MLP:
+        """The MLP."""
+        network = self.get_submodule(self.outputs)
+        assert isinstance(network, MLP)
+        return network
+
+    def computed(self, params: Params, observations: Tensor) -> Tensor:
+        """Map observations (..., O) to the outputs of the MLP."""
+        outputs: Tensor = self.mlp(params, observations, prefix=f"{self.outputs}.")
+        return outputs
 
     def is_head(self, name: str) -> bool:
         """Whether a parameter is the last layer's."""
-        return name.startswith(f"layers.{len(self.layers) - 1}.")
+        of_mlp = f"{self.outputs}."
+        return name.startswith(of_mlp) and self.mlp.is_head(name.removeprefix(of_mlp))
 
-    def forward(self, params: Params, inputs: Tensor, prefix: str = "") -> Tensor:
-        """Map inputs (..., sizes[0]) to outputs (..., sizes[-1]), or (N, S, ·) with parameters stacked over N tasks."""
-        last = len(self.layers) - 1
-        for number in range(last + 1):
-            weight, bias = params[f"{prefix}layers.{number}.weight"], params[f"{prefix}layers.{number}.bias"]
-            if number == 0 and self.context_size:
-                # As if the context were concatenated to every input.
-                bias = bias + (params[f"{prefix}context_weight"] @ params[f"{prefix}context"].unsqueeze(-1)).squeeze(-1)
-            inputs = affine(inputs, weight, bias)
-            if number < last:
-                inputs = self.activation(inputs)
-        return inputs
+    def layout(self) -> dict[str, Any]:
+        """Describe the policy, except for its parameters, as plain data that `policy_from_layout` reads."""
+        return {
+            "kind": type(self).__name__,
+            "sizes": list(self.mlp.sizes),
+            "activation": self.mlp.activation_name,
+            "context_size": self.mlp.context_size,
+        }
 
 
-def start_xavier(network: nn.Module, generator: torch.Generator | None) -> None:
-    """Set the weights of linear and convolutional layers to Xavier uniform values, and their biases to 0.
+class GaussianPolicy(MLPPolicy):
+    """A policy N(μ, σ²) with μ = MLP(o), for Box actions.
 
-    Args:
-        network: the module that holds the layers.
-        generator: the source of random numbers; None stands for torch's global one.
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Compute W x + b for one task, or for N tasks at once.
-
-    `vmap` of the form for one task gives the same numbers as the other form, but takes twice as long for the few inputs
-    of a time step.
-
-    Args:
-        inputs: (..., i), or (N, S, i).
-        weight: (o, i), or (N, o, i).
-        bias: (o,), or (N, o).
-    """
-    if weight.ndim == 2:
-        return F.linear(inputs, weight, bias)
-    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT)
-
-
-def tanh(inputs: Tensor) -> Tensor:
-    """Compute tanh x; where no derivative is needed, as 2 σ(2x) − 1, which overwrites the inputs.
-
-    On a CPU torch computes σ several times as fast as tanh. With derivatives the detour costs more than it saves. torch
-    also rounds σ differently for the numbers that are left at the end of a tensor, beyond a multiple of VECTOR; where a
-    task's rows leave such a rest, the result would depend on the number of tasks, so there tanh is used.
-    """
-    if torch.is_grad_enabled() or math.prod(inputs.shape[-2:]) % VECTOR:
-        return torch.tanh(inputs)
-    return inputs.mul_(2).sigmoid_().mul_(2).sub_(1)
-
-
-class GaussianPolicy(nn.Module):
-    """A policy N(MLP(observation), σ²) with a learned σ per action component, the same in every state.
+    σ is a parameter for each action component, the same in every state. With `state_dependent_std` the MLP has 2A
+    outputs, of which the second half is added to it: log σ(o) = log σ + MLP₂(o). Where log σ is attenuated, σ is
+    attenuated in all states alike.
 
     Args:
         observation_size: O, the length of an observation.
         action_size: A, the length of an action.
         hidden_sizes: the number of units of each hidden layer.
-        activation: the function between layers.
-        initial_std: the initial σ, positive.
+        activation: the name of the function between layers.
+        initial_std: the initial σ, positive; where σ depends on the state, it starts within a few percent of it.
         generator: the source of the initial weights.
         context_size: as in `MLP`.
+        state_dependent_std: whether σ depends on the observation.
     Raises:
         ValueError: a number is out of range, or the activation is unknown.
     """
@@ -271,44 +232,52 @@ class GaussianPolicy(nn.Module):
         initial_std: float = 1.0,
         generator: torch.Generator | None = None,
         context_size: int = 0,
+        *,
+        state_dependent_std: bool = False,
     ) -> None:
-        super().__init__()
         check_number("initial_std", initial_std, "(0, inf)")
-        self.mean = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator, context_size)
+        sizes = [observation_size, *hidden_sizes, action_size * (2 if state_dependent_std else 1)]
+        super().__init__("mean", sizes, activation, generator, context_size)
+        self.state_dependent_std = state_dependent_std
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
     def entropy(self, params: Params, observations: Tensor) -> Tensor:
         """Return −E[log π] = Σ_a log σ + ½ log 2πe, nats, in each of the observations (..., O): (...,)."""
-        entropy = (_log_std(params) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
-        return entropy.expand(observations.shape[:-1])
+        log_std = self(params, observations).log_std if self.state_dependent_std else params["log_std"]
+        log_std = log_std.clamp_min(SMALLEST_LOG_STD)
+        return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1).expand(observations.shape[:-1])
 
     def is_head(self, name: str) -> bool:
         """Whether a parameter is σ's, or the last layer's."""
-        return name == "log_std" or (name.startswith("mean.") and self.mean.is_head(name.removeprefix("mean.")))
+        return name == "log_std" or super().is_head(name)
 
     def forward(self, params: Params, observations: Tensor) -> Gaussian:
         """Map observations (..., O) to the distribution of the action in each.
 
-        With parameters stacked over N tasks, observations are (N, S, O), and log σ becomes (N, 1, A).
+        With parameters stacked over N tasks, observations are (N, S, O), and log σ becomes (N, 1, A), or (N, S, A)
+        where it depends on the observation.
         """
-        mean = self.mean(params, observations, prefix="mean.")
-        log_std = _log_std(params)
+        log_std = params["log_std"]
         # σ belongs to a task, not to an observation; without the axis between it would broadcast over those.
-        return Gaussian(mean, log_std if log_std.ndim == 1 else log_std.unsqueeze(1))
+        log_std = log_std if log_std.ndim == 1 else log_std.unsqueeze(1)
+        outputs = self.computed(params, observations)
+        if self.state_dependent_std:
+            outputs, change = outputs.chunk(2, -1)
+            log_std = log_std + change
+        return Gaussian(outputs, log_std.clamp_min(SMALLEST_LOG_STD))
+
+    def layout(self) -> dict[str, Any]:
+        return super().layout() | {"state_dependent_std": self.state_dependent_std}
 
 
-def _log_std(params: Params) -> Tensor:
-    return params["log_std"].clamp_min(SMALLEST_LOG_STD)
-
-
-class CategoricalPolicy(nn.Module):
-    """A policy softmax(MLP(observation)) over A actions.
+class CategoricalPolicy(MLPPolicy):
+    """A policy softmax(MLP(o)) over A actions.
 
     Args:
         observation_size: O, the length of an observation.
         action_size: A, the number of actions.
         hidden_sizes: the number of units of each hidden layer.
-        activation: the function between layers.
+        activation: the name of the function between layers.
         generator: the source of the initial weights.
         context_size: as in `MLP`.
     Raises:
@@ -327,55 +296,36 @@ class CategoricalPolicy(nn.Module):
         generator: torch.Generator | None = None,
         context_size: int = 0,
     ) -> None:
-        super().__init__()
-        self.logits = _quiet_mlp([observation_size, *hidden_sizes, action_size], activation, generator, context_size)
+        super().__init__("logits", [observation_size, *hidden_sizes, action_size], activation, generator, context_size)
 
     def entropy(self, params: Params, observations: Tensor) -> Tensor:
         """Return −Σ_a p log p, nats, in each of the observations (..., O): (...,)."""
         log_p = self(params, observations).logits.log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)
 
-    def is_head(self, name: str) -> bool:
-        """Whether a parameter is the last layer's."""
-        return self.logits.is_head(name.removeprefix("logits."))
-
     def forward(self, params: Params, observations: Tensor) -> Categorical:
         """Map observations (..., O) to the distribution of the action in each."""
-        return Categorical(self.logits(params, observations, prefix="logits."))
+        return Categorical(self.computed(params, observations))
 
 
 Policy = GaussianPolicy | CategoricalPolicy
-
-
-def policy_layout(policy: Policy) -> dict[str, Any]:
-    """Describe a policy, except for its parameters, as plain data that `policy_from_layout` reads."""
-    mlp = policy.mean if isinstance(policy, GaussianPolicy) else policy.logits
-    return {
-        "kind": type(policy).__name__,
-        "sizes": list(mlp.sizes),
-        "activation": mlp.activation_name,
-        "context_size": mlp.context_size,
-    }
 
 
 def policy_from_layout(layout: dict[str, Any]) -> Policy:
     """Build a policy from its description.
 
     Args:
-        layout: the description, from `policy_layout`.
+        layout: the description, from a policy's `layout`; what earlier versions do not name is as they had it.
     Raises:
         KeyError, TypeError, ValueError: the layout describes no policy.
     """
-    kind = {"GaussianPolicy": GaussianPolicy, "CategoricalPolicy": CategoricalPolicy}[layout["kind"]]
-    observed, *hidden, acted = layout["sizes"]
-    return kind(observed, acted, hidden, layout["activation"], context_size=layout.get("context_size", 0))
-
-
-def _quiet_mlp(
-    sizes: Sequence[int], activation: Activation, generator: torch.Generator | None, context_size: int
-) -> MLP:
-    """Build an MLP whose last layer's weights are multiplied by OUTPUT_SCALE."""
-    network = MLP(sizes, activation, generator, context_size)
-    with torch.no_grad():
-        network.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)
-    return network
+    observed, *hidden, outputs = layout["sizes"]
+    common = {"hidden_sizes": hidden, "activation": layout["activation"], "context_size": layout.get("context_size", 0)}
+    match layout["kind"]:
+        case "GaussianPolicy":
+            dependent = layout.get("state_dependent_std", False)
+            acted = outputs // 2 if dependent else outputs
+            return GaussianPolicy(observed, acted, **common, state_dependent_std=dependent)
+        case "CategoricalPolicy":
+            return CategoricalPolicy(observed, outputs, **common)
+    raise ValueError(f"unknown kind of policy {layout['kind']!r}")

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from ..core.parameters import Params, initialisation
-from ..networks.policies import Policy, policy_from_layout, policy_layout
+from ..networks.policies import Policy, policy_from_layout
 from ..training.checkpoint import CheckpointError, load, save
 from .spaces import ActionSpace, Reader, from_plain, taken, to_plain
 
@@ -68,7 +68,7 @@ class AdaptedPolicy:
             CheckpointError: the file could not be written.
         """
         read, acted = to_plain(self.reader.space), to_plain(self.action_space)
-        content = {"policy": policy_layout(self.network), "params": dict(self.params)}
+        content = {"policy": self.network.layout(), "params": dict(self.params)}
         save(path, content | {"observations": read, "actions": acted})
 
 

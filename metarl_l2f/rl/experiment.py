@@ -315,8 +315,21 @@ def _policy(settings: MetaRLSettings, sampler: Sampler) -> Policy:
     sizes, network = (sampler.observation_size, sampler.action_size), settings.policy
     random, context = torch_generator(settings.seed, Stream.INIT), network.context_size
     if sampler.discrete:
+        if network.state_dependent_std:
+            raise ValueError(
+                f"state_dependent_std concerns the noise σ of Box actions; {sampler.name} has Discrete actions: leave "
+                "it False"
+            )
         return CategoricalPolicy(*sizes, network.hidden_sizes, network.activation, random, context)
-    return GaussianPolicy(*sizes, network.hidden_sizes, network.activation, network.initial_std, random, context)
+    return GaussianPolicy(
+        *sizes,
+        network.hidden_sizes,
+        network.activation,
+        network.initial_std,
+        random,
+        context,
+        state_dependent_std=network.state_dependent_std,
+    )
 
 
 def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:

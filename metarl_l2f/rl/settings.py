@@ -9,7 +9,7 @@ from ..checks import check_choice, check_count, check_counts, check_numbers
 from ..core.attenuation import Attenuation
 from ..core.update_rules import InnerLoop
 from ..methods import Named, check_parts, named, with_parts
-from ..networks.policies import Activation
+from ..networks.mlp import Activation
 from .adaptation import PolicyGradient
 from .promp import ClippedSurrogate
 from .trpo import TrustRegion
@@ -35,8 +35,11 @@ class PolicyNetwork:
 
     context_size: int = 0
     """Numbers of the context that the first layer reads beside the observation (CAVIA); 0 for none."""
+    state_dependent_std: bool = False
+    """Let σ of Box actions depend on the observation: outputs of the network are added to the learned log σ."""
 
     def __post_init__(self) -> None:
+        check_choice("activation", self.activation, Activation)
         check_numbers(self, "(0, inf)", "initial_std")
         check_count("context_size", self.context_size, 0)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..checks import check_count, check_number
 from ..core.parameters import Params
-from ..networks.policies import MLP
+from ..networks.mlp import MLP
 from .episodes import Split, Task
 
 INPUT_RANGE = (-5.0, 5.0)

@@ -1,8 +1,9 @@
-"""A learner of any named method on a handful of invented samples, in float64."""
+"""A learner of any named method, with any kind of policy, on a handful of invented samples, in float64."""
 
 import dataclasses
-from types import SimpleNamespace
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +16,24 @@ from metarl_l2f.rl.settings import MetaRLSettings
 
 TASKS, EPISODES, HORIZON = 3, 2, 4
 EVERY = [name + end for name in METHODS for end in ("", "+l2f") if not (end and name in ALONE)]
+
+
+class Kind(NamedTuple):
+    """A kind of policy, and the spaces that it is for."""
+
+    network: Mapping[str, Any] = MappingProxyType({})
+    """Entries of `PolicyNetwork`."""
+    observations: int = 2
+    discrete: bool = False
+
+
+PLAIN = Kind()
+KINDS = {
+    "state-dependent σ": Kind({"state_dependent_std": True}),
+    "elu": Kind({"activation": "elu"}),
+    "silu": Kind({"activation": "silu"}),
+    "categorical": Kind(discrete=True),
+}
 
 
 class Small(NamedTuple):
@@ -33,17 +52,17 @@ class Small(NamedTuple):
         return Share(TASKS)
 
 
-def small(method, steps=2, seed=0, **changes):
-    """The method at its navigation setting, but for sizes, σ, and a step size that matters."""
+def small(method, steps=2, seed=0, kind=PLAIN, **changes):
+    """The method at its navigation setting, but for sizes, σ, the kind of policy, and a step size that matters."""
     settings = MetaRLSettings.for_domain("navigation", method)
-    policy = dataclasses.replace(settings.policy, hidden_sizes=(4,), initial_std=0.8)
+    policy = dataclasses.replace(settings.policy, hidden_sizes=(4,), initial_std=0.8, **kind.network)
     if policy.context_size:
         policy = dataclasses.replace(policy, context_size=3)
     inner = dataclasses.replace(settings.inner, inner_steps=steps, inner_lr=0.02)
     region = dataclasses.replace(settings.region, fisher_fraction=1.0)
-    changes |= {} if settings.initial_std_gamma is None else {"initial_std_gamma": 0.7}
+    changes |= {} if settings.initial_std_gamma is None else {"initial_std_gamma": None if kind.discrete else 0.7}
     settings = dataclasses.replace(settings, policy=policy, inner=inner, region=region, seed=seed, **changes)
-    spaces = SimpleNamespace(observation_size=2, action_size=2, discrete=False, name="invented")
+    spaces = SimpleNamespace(observation_size=kind.observations, action_size=2, discrete=kind.discrete, name="invented")
     learner = _learner(settings, spaces).double()
     with torch.no_grad():  # So that no weight starts at 0, nor next to nothing.
         random = torch.Generator().manual_seed(seed)
@@ -51,10 +70,10 @@ def small(method, steps=2, seed=0, **changes):
             if name.startswith(("network.", "attenuator.", "rule.mlp")):
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=random, dtype=parameter.dtype))
     adaptation = Adaptation(learner, settings.gradient, tasks_per_shard=2, horizon=HORIZON)
-    return Small(settings, adaptation, _outer(settings, learner), invented(steps, seed))
+    return Small(settings, adaptation, _outer(settings, learner), invented(steps, seed, kind))
 
 
-def invented(steps, seed=0):
+def invented(steps, seed=0, kind=PLAIN):
     """Samples of TASKS tasks; one of each task's episodes is shorter."""
     random = torch.Generator().manual_seed(100 + seed)
 
@@ -65,7 +84,10 @@ def invented(steps, seed=0):
         happened = torch.ones(TASKS, EPISODES, HORIZON, dtype=torch.float64)
         happened[:, 0, 2:] = 0
         weights = (happened / happened.sum((1, 2), keepdim=True)).flatten(1)
-        return Batch(draw(2), draw(2), draw() * (weights > 0), weights)
+        observations, actions = draw(kind.observations), draw(2)
+        if kind.discrete:
+            actions = torch.nn.functional.one_hot(actions.argmax(-1), 2).double()
+        return Batch(observations, actions, draw() * (weights > 0), weights)
 
     credit = torch.randn(TASKS, generator=random, dtype=torch.float64)
     first = batch()

@@ -11,7 +11,7 @@ from metarl_l2f.rl.adaptation import magic
 from metarl_l2f.rl.outer import flat
 from metarl_l2f.rl.trpo import MetaSurrogate
 
-from .small import EVERY, TASKS, small, task_of
+from .small import EVERY, KINDS, TASKS, small, task_of
 
 
 class Held:
@@ -54,9 +54,20 @@ def assert_slopes(learner, gradient, loop, scale=1e-5):
 @pytest.mark.parametrize("method", [name for name in EVERY if small(name).settings.outer == "trust-region"])
 def test_the_surrogates_gradient(method, monkeypatch):
     one = small(method)
+    first_order = one.learner.first_order
+    one.learner.first_order = False  # What first order leaves out, finite differences do not; that is tested below.
+    assert_surrogates_gradient(one, monkeypatch)
+    assert first_order is method.startswith("first-order")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["maml", "l2f"])
+def test_the_surrogates_gradient_for_every_kind_of_policy(method, kind, monkeypatch):
+    assert_surrogates_gradient(small(method, kind=KINDS[kind]), monkeypatch)
+
+
+def assert_surrogates_gradient(one, monkeypatch):
     learner, adaptation, data = one.learner, one.adaptation, one.data
-    first_order = learner.first_order
-    learner.first_order = False  # What first order leaves out, finite differences do not; that is tested below.
     _, gradient, old = MetaSurrogate(adaptation, data, one.share).gradient()
     held = Held(monkeypatch)
 
@@ -70,7 +81,6 @@ def test_the_surrogates_gradient(method, monkeypatch):
         return total / TASKS
 
     assert_slopes(learner, gradient, loop)
-    assert first_order is method.startswith("first-order")
 
 
 @pytest.mark.parametrize("method", [name for name in EVERY if small(name).settings.outer != "trust-region"])

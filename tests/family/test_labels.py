@@ -8,7 +8,7 @@ import torch
 
 from metarl_l2f import MetaSupervised, SupervisedSettings
 from metarl_l2f.core.parameters import contexts
-from metarl_l2f.networks.policies import MLP
+from metarl_l2f.networks.mlp import MLP
 from metarl_l2f.parallel.trees import rows_of
 from metarl_l2f.rl.outer import flat
 from metarl_l2f.supervised.classification import Classifier, ImageProblem

@@ -11,7 +11,8 @@ from metarl_l2f.core.learner import meta_learner
 from metarl_l2f.core.parameters import contexts
 from metarl_l2f.core.update_rules import GradientDescent, InnerLoop
 from metarl_l2f.methods import METHODS, label_of, named, with_parts
-from metarl_l2f.networks.policies import MLP, Categorical, CategoricalPolicy, Gaussian, GaussianPolicy, detached
+from metarl_l2f.networks.mlp import MLP
+from metarl_l2f.networks.policies import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy, detached
 from metarl_l2f.rl.adaptation import Adaptation, PolicyGradient, loaded_dice, policy_loss
 from metarl_l2f.rl.episodes import Batch
 from metarl_l2f.rl.outer import flat
