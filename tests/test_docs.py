@@ -18,12 +18,12 @@ from metarl_l2f import MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.launchers import cheetah_dir, navigation, sinusoid
 from metarl_l2f.supervised.leo.embeddings import Embeddings
 from metarl_l2f.supervised.leo.experiment import LEOExperiment, LEOSettings
-from metarl_l2f.training.metrics import read
+from metarl_l2f.training.metrics import BOARD, read
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 METRICS = ROOT / "docs" / "metrics.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = [path for folder in ("launchers", "benchmarks", "studies") for path in sorted((ROOT / folder).glob("*.py"))]
 
 OTHER_PROGRAMS_FLAGS = {
@@ -129,6 +129,15 @@ def test_every_logged_key_is_documented(run, cheetah_run, promp_run):
     keys = {key for folder in (run, cheetah_run, promp_run) for line in read(folder) for key in line}
     unknown = [key for key in keys if not described_by(key, documented("Keys"))]
     assert not unknown, "logged, but not in docs/metrics.md"
+
+
+def test_tensorboards_charts_gather_every_logged_key(run, cheetah_run, promp_run):
+    patterns = [pattern for charts in BOARD.values() for _, found in charts.values() for pattern in found]
+    keys = {key for folder in (run, cheetah_run, promp_run) for line in read(folder) for key in line}
+    drawn = {key for key in keys for pattern in patterns if re.search(pattern, key)}
+    assert keys - drawn == {"iteration", "env_steps"}  # The axes of other charts.
+    of_updates = {"clip_fraction", "kl", "kl/epoch_4", "inner_kl/step_0", "inner_kl_weight/step_0", "gradient_norm"}
+    assert of_updates | {"explained_variance/step_1", "entropy/step_1", "surrogate/change"} <= drawn
 
 
 def test_every_key_of_maml_is_documented():

@@ -116,5 +116,5 @@ def test_damping_is_added_to_the_curvature_and_counts_towards_the_bound():
     gradient = torch.tensor([3.0, 4.0], dtype=torch.float64)
     region = TrustRegion(max_kl=0.01, damping=1.0)
     step, log = trust_region_step(gradient, lambda v: v, lambda step: (-1.0, 0.0), 0.0, region)
-    assert log.accepted
+    assert log.accepted and log.gradient_norm == 5.0
     torch.testing.assert_close(step, -0.1 * gradient / 5.0)

@@ -69,6 +69,8 @@ class StepLog:
     accepted: bool
     reason: str
     """The reason why no step was accepted; empty if one was."""
+    gradient_norm: float = math.nan
+    """The norm of the surrogate's gradient."""
 
 
 def conjugate_gradient(product: Product, b: Tensor, iterations: int, tolerance: float = 1e-10) -> tuple[Tensor, Tensor]:
@@ -117,8 +119,10 @@ def trust_region_step(
         raises.
     """
 
+    norm = float(gradient.norm())
+
     def rejected(reason: str, residual: float = math.nan, tried: int = 0) -> tuple[Tensor, StepLog]:
-        log = StepLog(surrogate_before, surrogate_before, 0.0, residual, tried, False, reason)
+        log = StepLog(surrogate_before, surrogate_before, 0.0, residual, tried, False, reason, norm)
         return torch.zeros_like(gradient), log
 
     if not (gradient.isfinite().all() and math.isfinite(surrogate_before)):
@@ -139,7 +143,7 @@ def trust_region_step(
         step = region.backtrack_ratio**tried * full
         surrogate, kl = evaluate(step)
         if math.isfinite(surrogate) and math.isfinite(kl) and surrogate < surrogate_before and kl <= region.max_kl:
-            return step, StepLog(surrogate_before, surrogate, kl, residual, tried, True, "")
+            return step, StepLog(surrogate_before, surrogate, kl, residual, tried, True, "", norm)
     return rejected("no step of the line search lowered the surrogate within the KL bound", residual, region.backtracks)
 
 
@@ -292,6 +296,7 @@ class TrustRegionUpdate:
         metrics = {
             "surrogate/change": log.surrogate_after - log.surrogate_before,
             "kl": log.kl,
+            "gradient_norm": log.gradient_norm,
             "cg_residual": log.cg_residual,
             "line_search/backtracks": log.backtracks,
             "line_search/accepted": float(log.accepted),

@@ -28,14 +28,23 @@ BOARD = {
         "validation by inner step": ["Multiline", [r"^validation/(return|mse|accuracy)/step_"]],
     },
     "Meta-update": {
+        "change of the surrogate": ["Multiline", [r"^surrogate/change$"]],
         "KL of the adapted policies": ["Multiline", [r"^kl$", r"^kl/epoch_"]],
-        "KL of the inner steps' policies": ["Multiline", [r"^inner_kl/"]],
-        "fraction of samples that are clipped": ["Multiline", [r"^clip_fraction$"]],
         "norm of the meta-gradient": ["Multiline", [r"^gradient_norm$"]],
+        "fraction of samples that are clipped": ["Multiline", [r"^clip_fraction$"]],
+        "KL of the inner steps' policies": ["Multiline", [r"^inner_kl/"]],
+        "weights of the penalties on it": ["Multiline", [r"^inner_kl_weight/"]],
+        "residual of conjugate gradient": ["Multiline", [r"^cg_residual$"]],
+        "line search": ["Multiline", [r"^line_search/"]],
     },
     "Policies": {
         "entropy, nats": ["Multiline", [r"^entropy/"]],
+        "action noise σ": ["Multiline", [r"^policy/std$"]],
         "variance of returns that the baseline explains": ["Multiline", [r"^explained_variance/"]],
+    },
+    "Update rule": {
+        "step sizes": ["Multiline", [r"^step_size/"]],
+        "decays": ["Multiline", [r"^decay/"]],
     },
     "Attenuation": {
         "γ by tensor, mean over tasks": ["Multiline", [r"^gamma/.*/mean$"]],
@@ -43,6 +52,7 @@ BOARD = {
     },
     "Conflict": {
         "conflict by layer, radians": ["Multiline", [r"^conflict/"]],
+        "conflict of the meta-gradients, radians": ["Multiline", [r"^meta_conflict/"]],
         "cosine of gradients before and after adaptation": ["Multiline", [r"^gradient_cosine/"]],
     },
     "Landscape of the inner loss": {
@@ -50,6 +60,7 @@ BOARD = {
         "range of the gradient's change": ["Multiline", [r"^landscape/gradient_change_range$"]],
         "smoothness": ["Multiline", [r"^landscape/smoothness$"]],
     },
+    "Time": {"seconds": ["Multiline", [r"^time/"]]},
 }
 """The charts in TensorBoard's tab of custom scalars, by chapter, each with the tags that it gathers."""
 
