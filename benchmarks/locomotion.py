@@ -1,7 +1,7 @@
 """The cost of HalfCheetah on top of its physics: sampling and whole meta-iterations against bare `mj_step`s.
 
-The floor replays the very controls that sampling applied, on bare simulations and the same threads, and is measured
-in turn with it, so that a busy machine slows both alike.
+The floor replays the very controls that sampling applied, on bare simulations and the same threads. It is measured
+after every phase of sampling, so that a busy machine slows both alike.
 """
 
 from metarl_l2f.program import as_program
@@ -14,20 +14,22 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from mujoco.batch import Batch
+from turns import Ratio, ratio
 
 from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.envs.half_cheetah import Velocity
 from metarl_l2f.parallel.memory import quiet_machine
 from metarl_l2f.rl.episodes import Episodes
+from metarl_l2f.rl.sampling import Act
 from metarl_l2f.training.config import provenance
-from metarl_l2f.training.seeding import Stream, generator
 
 ENVIRONMENT = "metarl_l2f/HalfCheetahVel-v0"
 
@@ -53,52 +55,69 @@ class Options:
     """Numbers of CPU threads to measure, one after the other."""
     tasks: tuple[int, ...] = ()
     """Numbers of tasks per batch to measure too, with the last number of threads: is the cost per task flat?"""
-    rounds: int = 5
-    """Times that each thing is measured, in turn, after one that does not count."""
+    turns: int = 9
+    """Meta-iterations measured, after one that does not count; fewer than six conclude nothing."""
     out: Path | None = None
     """File to write, json; by default nothing is written."""
 
 
-def measure(settings: MetaRLSettings, threads: int, rounds: int) -> dict[str, float]:
-    """Seconds and ratios of one configuration: medians over rounds."""
-    arguments = {"horizon": settings.horizon}
-    run = MetaRL(ENVIRONMENT, settings, arguments, threads=threads)
-    body = Velocity(horizon=settings.horizon)
-    phases = settings.inner.inner_steps + 1
-    lines = []
-    for number in range(1, rounds + 2):
-        metrics = run.iterate(number)
-        sampling, episodes = sample(run, number)
-        physics = replay(body, episodes, threads)
-        lines.append(
-            {
-                "physics_s_per_phase": physics,
-                "sampling_s_per_phase": sampling,
-                "meta_iteration_s": metrics["time/iteration"],
-                "update_s": metrics["time/update"],
-                "sampling_over_physics": sampling / physics,
-                "meta_iteration_over_physics": metrics["time/iteration"] / (physics * phases),
-            }
-        )
+class Turns:
+    """Replays the physics of each phase right after it was sampled, and keeps the times of both.
+
+    Args:
+        run: the run whose sampler is measured.
+        threads: CPU threads of the bare physics.
+    """
+
+    def __init__(self, run: MetaRL, threads: int) -> None:
+        self.body, self.threads = Velocity(horizon=run.settings.horizon), threads
+        self.collect = run.sampler.sample
+        self.sampling: list[float] = []
+        self.physics: list[float] = []
+        run.sampler.sample = self.sample  # type: ignore[method-assign]
+
+    def sample(self, act: Act, tasks: Sequence[Any], generators: Sequence[np.random.Generator]) -> Episodes:
+        """Sample one phase, then do its physics once more."""
+        begin = time.perf_counter()
+        episodes = self.collect(act, tasks, generators)
+        self.sampling.append(time.perf_counter() - begin)
+        self.physics.append(replay(self.body, episodes, self.threads))
+        return episodes
+
+
+def measure(options: Options, tasks: int, threads: int) -> dict[str, float | Ratio]:
+    """Ratios over turns, and medians of seconds, of one configuration.
+
+    A turn is a meta-iteration. Its floor is the physics of its own phases, replayed between them, so that both sides
+    meet the same moments of a busy machine.
+    """
+    settings = dataclasses.replace(options.settings, tasks_per_batch=tasks)
+    run = MetaRL(ENVIRONMENT, settings, {"horizon": settings.horizon}, threads=threads)
+    turns, phases = Turns(run, threads), settings.inner.inner_steps + 1
+    iteration, update, sampling, physics = (list[float]() for _ in range(4))
+    for number in range(options.turns + 1):
+        turns.sampling.clear()
+        turns.physics.clear()
+        metrics = run.iterate(number + 1)
+        if number:
+            iteration.append(metrics["time/iteration"] - sum(turns.physics))
+            update.append(metrics["time/update"])
+            sampling.append(sum(turns.sampling))
+            physics.append(sum(turns.physics))
     run.close()
-    medians = {name: statistics.median(line[name] for line in lines[1:]) for name in lines[0]}
-    env_steps = settings.tasks_per_batch * settings.episodes_per_task * settings.horizon
-    return medians | {
-        "physics_env_steps_per_s": env_steps / medians["physics_s_per_phase"],
-        "meta_iteration_ms_per_task": 1e3 * medians["meta_iteration_s"] / settings.tasks_per_batch,
+    env_steps = phases * tasks * settings.episodes_per_task * settings.horizon
+    return {
+        "meta_iteration_over_physics": ratio(iteration, physics),
+        "sampling_over_physics": ratio(sampling, physics),
+        "update_over_physics": ratio(update, physics),
+        "meta_iteration_s": statistics.median(iteration),
+        "update_s": statistics.median(update),
+        "sampling_s_per_phase": statistics.median(sampling) / phases,
+        "physics_s_per_phase": statistics.median(physics) / phases,
+        "physics_env_steps_per_s": env_steps / statistics.median(physics),
+        "meta_iteration_ms_per_task": 1e3 * statistics.median(iteration) / tasks,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
-
-
-def sample(run: MetaRL, number: int) -> tuple[float, Episodes]:
-    """One phase of sampling with adapted policies, each task its own parameters: seconds, and the episodes."""
-    settings = run.settings
-    tasks = run.sampler.sample_tasks(settings.tasks_per_batch, generator(settings.seed, Stream.TASKS, number))
-    generators = [generator(settings.seed, Stream.POLICY, 0, number, task) for task in range(len(tasks))]
-    params = {name: p.detach().expand(len(tasks), *p.shape).contiguous() for name, p in run.learner.theta.items()}
-    begin = time.perf_counter()
-    episodes = run.sampler.sample(partial(run.adaptation.act, params), tasks, generators)
-    return time.perf_counter() - begin, episodes
 
 
 def replay(body: Velocity, episodes: Episodes, threads: int) -> float:
@@ -119,18 +138,18 @@ def main() -> None:
     """Measure, print, and write if asked."""
     options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
     quiet_machine()
-    record: dict[str, dict[str, float]] = {}
+    record: dict[str, dict[str, Any]] = {}
     cases = [(options.settings.tasks_per_batch, threads) for threads in options.threads]
     cases += [(tasks, options.threads[-1]) for tasks in options.tasks]
     for tasks, threads in cases:
-        settings = dataclasses.replace(options.settings, tasks_per_batch=tasks)
         name = f"{tasks} tasks, {threads} thread{'s' if threads > 1 else ''}"
-        record[name] = measure(settings, threads, options.rounds)
+        found = measure(options, tasks, threads)
         print(name)
-        for figure, value in record[name].items():
-            print(f"  {figure:<30} {value:.4g}")
+        for figure, value in found.items():
+            print(f"  {figure:<30} {value}" if isinstance(value, Ratio) else f"  {figure:<30} {value:.4g}")
+        record[name] = {f: v._asdict() if isinstance(v, Ratio) else v for f, v in found.items()}
     if options.out is not None:
-        context = {"settings": dataclasses.asdict(options.settings), "cores": os.cpu_count()}
+        context = {"settings": dataclasses.asdict(options.settings), "cores": os.cpu_count(), "load": os.getloadavg()}
         machine = {"machine": platform.processor() or platform.machine()}
         options.out.write_text(json.dumps({"figures": record} | context | machine | provenance(), indent=1) + "\n")
 

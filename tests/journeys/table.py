@@ -182,7 +182,7 @@ JOURNEYS: Mapping[str, Journey] = {
         {"--iterations": "1", "--tasks-per-batch": "2", "--episodes-per-task": "2", "--horizon": "5"}, measures
     ),
     "benchmarks/locomotion.py": Journey(
-        {"--rounds": "1", "--tasks": "2 3", "--tasks-per-batch": "2", "--episodes-per-task": "2", "--horizon": "5"},
+        {"--turns": "1", "--tasks": "2 3", "--tasks-per-batch": "2", "--episodes-per-task": "2", "--horizon": "5"},
         measures,
     ),
     "benchmarks/task_batching.py": Journey({"--rounds": "1", "--iterations": "1"}, measures),
