@@ -239,7 +239,7 @@ def part_of(network: nn.Module, adapts: Adapts) -> Callable[[str], bool]:
         network: the network; for `head` and `body` it says what its head is, by `is_head(name)`.
         adapts: as in `InnerLoop`.
     Raises:
-        ValueError: the network has no context, or does not say what its head is.
+        ValueError: the network has no context, does not say what its head is, or is nothing but a head.
     """
     apart = contexts(network)
     if adapts == "context":
@@ -254,7 +254,14 @@ def part_of(network: nn.Module, adapts: Adapts) -> Callable[[str], bool]:
             f"adapts={adapts!r} needs a network that says what its head is: give {type(network).__name__} a method "
             "is_head(name) that is True for the parameters of the last layer"
         )
-    return is_head if adapts == "head" else lambda name: not is_head(name) and name not in apart
+    if adapts == "head":
+        return is_head
+    if all(is_head(name) for name, _ in network.named_parameters()):
+        raise ValueError(
+            "adapts='body' leaves nothing to adapt, for the last layer is all that the network has; give it hidden "
+            "layers (hidden_sizes), or adapt 'all' or the 'head'"
+        )
+    return lambda name: not is_head(name) and name not in apart
 
 
 def renamed_since_0_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -116,6 +116,12 @@ def test_what_adapts(method, moves):
     assert set(attenuated) == small(method).learner.theta.keys() - contexts(small(method).learner.network).keys()
 
 
+@pytest.mark.parametrize("policy", [GaussianPolicy(2, 2, ()), CategoricalPolicy(2, 2, ())])
+def test_a_linear_policy_has_no_body_to_adapt(policy):
+    with pytest.raises(ValueError, match=r"adapts='body' leaves nothing .* give it hidden layers"):
+        meta_learner(policy, None, InnerLoop(adapts="body"))
+
+
 # ---- DiCE ---------------------------------------------------------------------------------------------------------
 
 
