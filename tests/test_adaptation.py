@@ -470,6 +470,7 @@ def test_the_metrics_of_an_update_are_those_of_its_log():
     assert made.metrics == {
         "surrogate/change": log.surrogate_after - log.surrogate_before,
         "kl": log.kl,
+        "gradient_norm": log.gradient_norm,
         "cg_residual": log.cg_residual,
         "line_search/backtracks": log.backtracks,
         "line_search/accepted": 1.0,
