@@ -292,10 +292,8 @@ def test_methods_of_rewards_are_refused_where_labels_are_learned_from():
     assert SupervisedSettings.for_problem("sinusoid", "alfa").inner.update_rule == "alfa"
 
 
-def test_a_policy_without_a_body_cannot_adapt_its_body():
+def test_a_network_without_context_or_named_head_cannot_adapt_it():
     linear = GaussianPolicy(2, 1, ())
-    with pytest.raises(ValueError, match="adapted selects none of the network's parameters"):
-        meta_learner(linear, inner=InnerLoop(adapts="body"))
     with pytest.raises(ValueError, match="adapts='context' needs a network with a context"):
         meta_learner(linear, inner=InnerLoop(adapts="context"))
     with pytest.raises(ValueError, match="needs a network that says what its head is: give Linear a method"):
