@@ -116,6 +116,7 @@ def test_a_run_leaves_everything_it_promises(run):
         ["--method", "maml"],
         ["--inner-steps", "2"],
         ["--learn-inner-lr"],
+        ["--state-dependent-std", "--normalise-observations"],
         ["--tasks-per-shard", "1", "--tasks-per-batch", "4", "--horizon", "5"],
     ],
 )

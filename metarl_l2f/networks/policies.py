@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..checks import check_number
 from ..core.parameters import Params
 from .mlp import MLP, Activation
+from .normalisation import Normalisation
 
 SMALLEST_LOG_STD = math.log(1e-6)
 OUTPUT_SCALE = 0.01
@@ -147,7 +148,8 @@ def detached(policy: Distribution) -> Distribution:
 class MLPPolicy(nn.Module):
     """The common part of all policies: an MLP whose outputs are the fields of the action's distribution.
 
-    The last layer starts OUTPUT_SCALE times as large as the others.
+    It reads observations as they are, or normalised by their running moments. Its last layer starts OUTPUT_SCALE times
+    as large as the others.
 
     Args:
         outputs: the name of the MLP among the policy's modules.
@@ -155,6 +157,8 @@ class MLPPolicy(nn.Module):
         activation: the name of the function between layers.
         generator: the source of the initial weights.
         context_size: as in `MLP`.
+        normalise_observations: whether the MLP reads observations through a `Normalisation`, whose moments the caller
+            moves.
     Raises:
         ValueError: a size is not positive, or the activation is unknown.
     """
@@ -166,9 +170,11 @@ class MLPPolicy(nn.Module):
         activation: Activation,
         generator: torch.Generator | None,
         context_size: int,
+        normalise_observations: bool,
     ) -> None:
         super().__init__()
         self.outputs = outputs
+        self.normalisation = Normalisation(sizes[0]) if normalise_observations else None
         self.add_module(outputs, MLP(sizes, activation, generator, context_size))
         with torch.no_grad():
             self.mlp.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)
@@ -182,6 +188,8 @@ class MLPPolicy(nn.Module):
 
     def computed(self, params: Params, observations: Tensor) -> Tensor:
         """Map observations (..., O) to the outputs of the MLP."""
+        if self.normalisation is not None:
+            observations = self.normalisation(observations)
         outputs: Tensor = self.mlp(params, observations, prefix=f"{self.outputs}.")
         return outputs
 
@@ -197,6 +205,7 @@ class MLPPolicy(nn.Module):
             "sizes": list(self.mlp.sizes),
             "activation": self.mlp.activation_name,
             "context_size": self.mlp.context_size,
+            "normalise_observations": self.normalisation is not None,
         }
 
 
@@ -216,6 +225,7 @@ class GaussianPolicy(MLPPolicy):
         generator: the source of the initial weights.
         context_size: as in `MLP`.
         state_dependent_std: whether σ depends on the observation.
+        normalise_observations: as in `MLPPolicy`.
     Raises:
         ValueError: a number is out of range, or the activation is unknown.
     """
@@ -234,10 +244,11 @@ class GaussianPolicy(MLPPolicy):
         context_size: int = 0,
         *,
         state_dependent_std: bool = False,
+        normalise_observations: bool = False,
     ) -> None:
         check_number("initial_std", initial_std, "(0, inf)")
         sizes = [observation_size, *hidden_sizes, action_size * (2 if state_dependent_std else 1)]
-        super().__init__("mean", sizes, activation, generator, context_size)
+        super().__init__("mean", sizes, activation, generator, context_size, normalise_observations)
         self.state_dependent_std = state_dependent_std
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
@@ -280,6 +291,7 @@ class CategoricalPolicy(MLPPolicy):
         activation: the name of the function between layers.
         generator: the source of the initial weights.
         context_size: as in `MLP`.
+        normalise_observations: as in `MLPPolicy`.
     Raises:
         ValueError: a size is not positive, or the activation is unknown.
     """
@@ -295,8 +307,11 @@ class CategoricalPolicy(MLPPolicy):
         activation: Activation = "tanh",
         generator: torch.Generator | None = None,
         context_size: int = 0,
+        *,
+        normalise_observations: bool = False,
     ) -> None:
-        super().__init__("logits", [observation_size, *hidden_sizes, action_size], activation, generator, context_size)
+        sizes = [observation_size, *hidden_sizes, action_size]
+        super().__init__("logits", sizes, activation, generator, context_size, normalise_observations)
 
     def entropy(self, params: Params, observations: Tensor) -> Tensor:
         """Return −Σ_a p log p, nats, in each of the observations (..., O): (...,)."""
@@ -320,7 +335,12 @@ def policy_from_layout(layout: dict[str, Any]) -> Policy:
         KeyError, TypeError, ValueError: the layout describes no policy.
     """
     observed, *hidden, outputs = layout["sizes"]
-    common = {"hidden_sizes": hidden, "activation": layout["activation"], "context_size": layout.get("context_size", 0)}
+    common = {
+        "hidden_sizes": hidden,
+        "activation": layout["activation"],
+        "context_size": layout.get("context_size", 0),
+        "normalise_observations": layout.get("normalise_observations", False),
+    }
     match layout["kind"]:
         case "GaussianPolicy":
             dependent = layout.get("state_dependent_std", False)

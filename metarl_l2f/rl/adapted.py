@@ -69,6 +69,7 @@ class AdaptedPolicy:
         """
         read, acted = to_plain(self.reader.space), to_plain(self.action_space)
         content = {"policy": self.network.layout(), "params": dict(self.params)}
+        content["buffers"] = {name: value for name, value in self.network.named_buffers() if name not in self.params}
         save(path, content | {"observations": read, "actions": acted})
 
 
@@ -83,11 +84,13 @@ def load_policy(path: str | os.PathLike[str]) -> AdaptedPolicy:
     content = load(path)
     try:
         network = policy_from_layout(content["policy"])
-        shapes = {name: tensor.shape for name, tensor in initialisation(network).items()}
-        params = {name: content["params"][name] for name in shapes}
-        differing = [name for name, shape in shapes.items() if params[name].shape != shape]
+        theta, buffers = initialisation(network), dict(network.named_buffers())
+        stored = {**content.get("buffers", {}), **content["params"]}
+        differing = [name for name, tensor in {**theta, **buffers}.items() if stored[name].shape != tensor.shape]
         if differing:
             raise ValueError(f"{', '.join(differing)} of another shape than the network's")
+        for name in buffers.keys() - theta.keys():
+            buffers[name].copy_(stored[name])
         reader, acted = Reader(from_plain(content["observations"])), from_plain(content["actions"])
         if not isinstance(acted, ActionSpace):
             raise ValueError(f"actions of {acted}")
@@ -95,7 +98,7 @@ def load_policy(path: str | os.PathLike[str]) -> AdaptedPolicy:
         raise CheckpointError(
             f"{path} holds no adapted policy ({type(error).__name__}: {error}); give a file that policy.save wrote"
         ) from error
-    return AdaptedPolicy(network, params, reader, acted)
+    return AdaptedPolicy(network, {name: stored[name] for name in theta}, reader, acted)
 
 
 class Adapted(NamedTuple):

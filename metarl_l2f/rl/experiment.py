@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..checks import check_count, check_finite
@@ -23,10 +24,11 @@ from ..core.learner import MetaLearner, meta_learner, renamed_since_0_1
 from ..diagnostics import degree_of_conflict
 from ..inspection import gamma_statistics
 from ..methods import named
+from ..networks.normalisation import Moments, moments
 from ..networks.policies import CategoricalPolicy, GaussianPolicy, Policy
 from ..parallel.ranks import Group
 from ..parallel.shards import TASKS_PER_SHARD, Share
-from ..parallel.trees import moved
+from ..parallel.trees import joined, moved, rows_of
 from ..training.checkpoint import CheckpointError, load_into
 from ..training.seeding import Stream, generator, torch_generator
 from .adaptation import Adaptation, Rollouts
@@ -113,6 +115,7 @@ class MetaRL:
         group = self.share.group
         waited = group.seconds
         made = self.outer.update(self.adaptation, rollouts)
+        self._move_normalisation(rollouts)
         updated, waited = time.perf_counter(), group.seconds - waited
         check_finite(self.learner.state_dict(), iteration, "a smaller max_kl or inner_lr")
         if made.rejected:
@@ -155,6 +158,27 @@ class MetaRL:
         keyed = partial(_generators, seed, stream, key, range(rows.start, rows.stop))
         steps = self.settings.inner.inner_steps
         return self.adaptation.collect(self.sampler, tasks[rows], keyed, steps, self.share), tasks
+
+    def _move_normalisation(self, rollouts: Rollouts) -> None:
+        """Add the observations of all processes' episodes to the moments that the policy normalises by.
+
+        Each task's moments are computed alike wherever it is, and merged in the order of phases and tasks, so that they
+        do not depend on the number of processes. What acted, adapted and was updated within an iteration has used the
+        moments of the iterations before it.
+        """
+        normalisation = self.adaptation.policy.normalisation
+        if normalisation is None:
+            return
+
+        def by_task(shard: tuple[Tensor, Tensor]) -> Moments:
+            found = zip(*(moments(*task) for task in zip(*shard, strict=True)), strict=True)
+            return Moments(*map(torch.stack, found))
+
+        read = [(episodes.observations, episodes.mask) for episodes in rollouts.episodes]
+        phases = self.share.gather([joined(self.adaptation.shards.map(by_task, phase)) for phase in read])
+        for phase in phases:
+            for task in range(self.share.number):
+                normalisation.absorb(rows_of(phase, task))
 
     def _returns_and_steps(self, rollouts: Rollouts) -> tuple[dict[str, float], int]:
         """Mean returns by inner step, and environment steps, of all processes' episodes."""
@@ -320,7 +344,14 @@ def _policy(settings: MetaRLSettings, sampler: Sampler) -> Policy:
                 f"state_dependent_std concerns the noise σ of Box actions; {sampler.name} has Discrete actions: leave "
                 "it False"
             )
-        return CategoricalPolicy(*sizes, network.hidden_sizes, network.activation, random, context)
+        return CategoricalPolicy(
+            *sizes,
+            network.hidden_sizes,
+            network.activation,
+            random,
+            context,
+            normalise_observations=network.normalise_observations,
+        )
     return GaussianPolicy(
         *sizes,
         network.hidden_sizes,
@@ -329,6 +360,7 @@ def _policy(settings: MetaRLSettings, sampler: Sampler) -> Policy:
         random,
         context,
         state_dependent_std=network.state_dependent_std,
+        normalise_observations=network.normalise_observations,
     )
 
 

@@ -37,6 +37,8 @@ class PolicyNetwork:
     """Numbers of the context that the first layer reads beside the observation (CAVIA); 0 for none."""
     state_dependent_std: bool = False
     """Let σ of Box actions depend on the observation: outputs of the network are added to the learned log σ."""
+    normalise_observations: bool = False
+    """Read observations scaled to mean 0 and variance 1, by the moments of all training episodes so far."""
 
     def __post_init__(self) -> None:
         check_choice("activation", self.activation, Activation)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metarl_l2f.methods import ALONE, METHODS
+from metarl_l2f.networks.normalisation import moments
 from metarl_l2f.parallel.shards import Share
 from metarl_l2f.rl.adaptation import Adaptation, MetaData
 from metarl_l2f.rl.episodes import Batch
@@ -33,6 +34,7 @@ KINDS = {
     "elu": Kind({"activation": "elu"}),
     "silu": Kind({"activation": "silu"}),
     "categorical": Kind(discrete=True),
+    "normalised": Kind({"normalise_observations": True}),
 }
 
 
@@ -69,6 +71,9 @@ def small(method, steps=2, seed=0, kind=PLAIN, **changes):
         for name, parameter in learner.named_parameters():
             if name.startswith(("network.", "attenuator.", "rule.mlp")):
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=random, dtype=parameter.dtype))
+    if learner.network.normalisation is not None:
+        seen = torch.randn(50, kind.observations, generator=random, dtype=torch.float64)
+        learner.network.normalisation.absorb(moments(0.5 + 2 * seen, torch.ones(50)))
     adaptation = Adaptation(learner, settings.gradient, tasks_per_shard=2, horizon=HORIZON)
     return Small(settings, adaptation, _outer(settings, learner), invented(steps, seed, kind))
 

@@ -120,7 +120,13 @@ SETTINGS = st.builds(
     tasks_per_batch=st.integers(1, 3),
     episodes_per_task=st.integers(1, 3),
     horizon=st.integers(1, 5),
-    policy=st.builds(PolicyNetwork, st.lists(st.integers(1, 3), max_size=2).map(tuple)),
+    policy=st.builds(
+        PolicyNetwork,
+        st.lists(st.integers(1, 3), max_size=2).map(tuple),
+        st.sampled_from(["tanh", "relu", "leaky_relu", "elu", "silu"]),
+        state_dependent_std=st.booleans(),
+        normalise_observations=st.booleans(),
+    ),
     attenuation=ATTENUATIONS,
     initial_std_gamma=st.sampled_from([None, 0.5]),
     inner=st.builds(
@@ -147,7 +153,7 @@ def check_settings(chosen, actions):
     try:
         run = MetaRL(Walk, chosen, {"actions": actions})
     except ValueError as error:
-        assert re.search("prototype|initial_std_gamma", str(error)), error
+        assert re.search("prototype|initial_std_gamma|state_dependent_std", str(error)), error
         return
     try:
         found = run.iterate(1)
