@@ -227,6 +227,7 @@ def _help(program: Path) -> str:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", [str(program), "--help"])
+        patch.syspath_prepend(program.parent)  # As `python PROGRAM` does.
         try:
             runpy.run_path(str(program), run_name="__main__")
         except SystemExit as stopped:
