@@ -116,6 +116,53 @@ class ImageClassifier(nn.Module):
         raise NotImplementedError
 
 
+class Blocks(nn.ModuleList):
+    """Conv4's four blocks: a 3×3 convolution, normalisation or else a bias, and a rectifier; each halves the images.
+
+    Args:
+        channels: C, the number of channels of the images.
+        filters: the number of filters of each convolution.
+        pooling: as in `Conv4`.
+        norm_steps: the number of sets of scales and shifts of the normalisation; None leaves it out.
+        tracked_steps: the number of sets of running statistics of the normalisation; 0 keeps none.
+    Raises:
+        ValueError: the pooling is unknown, or a number is not positive.
+    """
+
+    def __init__(
+        self, channels: int, filters: int, pooling: Pooling, norm_steps: int | None = None, tracked_steps: int = 0
+    ) -> None:
+        super().__init__()
+        check_choice("pooling", pooling, Pooling)
+        check_count("filters", filters)
+        self.filters, self.pooling, self.normalised = filters, pooling, norm_steps is not None
+        for number in range(4):
+            block = nn.Module()
+            block.add_module("conv", nn.Conv2d(filters if number else channels, filters, 3, bias=norm_steps is None))
+            if norm_steps is not None:
+                block.add_module("norm", Norm(filters, norm_steps, tracked_steps))
+            self.append(block)
+
+    def forward(self, params: Params, images: Tensor, step: int = 0, prefix: str = "blocks") -> Tensor:
+        """Map images (n, C, H, W) to features (n, filters, H′, W′), with parameters after `step` inner steps.
+
+        Args:
+            params: the network's parameters, by name.
+            images: (n, C, H, W).
+            step: the number of inner steps that led to the parameters.
+            prefix: the name of the blocks among the network's modules.
+        """
+        strided = self.pooling == "stride"
+        for number, block in enumerate(self):
+            own = f"{prefix}.{number}"
+            weight, bias = params[f"{own}.conv.weight"], params.get(f"{own}.conv.bias")
+            images = F.conv2d(images, weight, bias, stride=2 if strided else 1, padding=1)
+            if self.normalised:
+                images = block.get_submodule("norm")(params, f"{own}.norm", images, step)
+            images = F.relu(images) if strided else F.max_pool2d(F.leaky_relu(images, LEAKY_SLOPE), 2)
+        return images
+
+
 class Conv4(ImageClassifier):
     """Four convolutions and a linear head, the few-shot literature's small classifier.
 
@@ -144,33 +191,21 @@ class Conv4(ImageClassifier):
         tracked_steps: int = 0,
     ) -> None:
         super().__init__()
-        check_choice("pooling", pooling, Pooling)
         channels, height, width = image_shape
-        self.pooling = pooling
+        self.blocks = Blocks(channels, filters, pooling, norm_steps, tracked_steps)
         places = (height // 16) * (width // 16) if pooling == "max" else 1
         if places < 1:
             raise ValueError(
                 f"images of {height}×{width} vanish in four halvings; they need 16×16 pixels, or pooling='stride'"
             )
-        self.blocks = nn.ModuleList()
-        for number in range(4):
-            block = nn.Module()
-            block.add_module("conv", nn.Conv2d(filters if number else channels, filters, 3, bias=False))
-            block.add_module("norm", Norm(filters, norm_steps, tracked_steps))
-            self.blocks.append(block)
         self.feature_size = filters * places
         self.head = nn.Linear(self.feature_size, classes)
         start_xavier(self, generator)
 
     def features(self, params: Params, images: Tensor, step: int = 0) -> Tensor:
         """Map images (n, C, H, W) to features (n, feature_size), with parameters after `step` inner steps."""
-        strided = self.pooling == "stride"
-        for number, block in enumerate(self.blocks):
-            prefix = f"blocks.{number}"
-            images = F.conv2d(images, params[f"{prefix}.conv.weight"], stride=2 if strided else 1, padding=1)
-            images = block.get_submodule("norm")(params, f"{prefix}.norm", images, step)
-            images = F.relu(images) if strided else F.max_pool2d(F.leaky_relu(images, LEAKY_SLOPE), 2)
-        return images.mean((2, 3)) if strided else images.flatten(1)
+        features = self.blocks(params, images, step)
+        return features.mean((2, 3)) if self.blocks.pooling == "stride" else features.flatten(1)
 
 
 class ResNet12(ImageClassifier):
