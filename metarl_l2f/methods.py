@@ -76,8 +76,8 @@ METHODS: Mapping[str, Method] = {
     "maml-dice": Method(
         "MAML-DiCE",
         {"gradient.estimator": "dice"},
-        "inner loss Σ_t (□(x_t) − □(x_t−1)) A_t, x_t = Σ_s≤t log π",
-        "Foerster et al. 2018, arXiv 1802.05098; Farquhar et al. 2019",
+        "inner loss −Σ_t (□(x_t) − □(x_t − log π_t)) A_t, x_t = Σ_s≤t λ^(t−s) log π_s",
+        "Foerster et al. 2018, arXiv 1802.05098; Farquhar et al. 2019, arXiv 1909.10549",
     ),
     "maml-two-sigmas": Method(
         "MAML, two sigmas", {}, "σ′ = γ σ after adaptation, γ free", "the simple rival: one free factor on σ"

@@ -182,7 +182,7 @@ class Loop:
         return self.held[self.calls - 1]
 
     def policies(self):
-        def held_loss(policy, batch, estimator, params, horizon=None):
+        def held_loss(policy, batch, estimator, params, **for_dice):
             log_prob = policy(params, batch.observations).log_prob(batch.actions)
             if estimator == "lvc":
                 log_prob = torch.exp(log_prob - self.hold(torch.func.debug_unwrap(log_prob)))

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -52,6 +53,9 @@ class PolicyGradient:
     estimator: Estimator = "lvc"
     """Inner loss: log π · A (`reinforce`), π / ⊥π · A (`lvc`): the same first, and nearly the right second derivative,
     or products of π / ⊥π up to each time step (`dice`): the right second derivative, of more variance."""
+    dice_lambda: float = 1.0
+    """λ of `dice`, in [0, 1]: an action counts λᵏ as much for the advantage k time steps later, so that 1 is DiCE and 0
+    is `lvc`, with less variance and more bias in between."""
     inner_data: InnerData = "gradient_at_init"
     """Episodes of the first inner step after attenuation: those of the initialisation, at θ̄ (`reuse`) or at θ
     (`gradient_at_init`), or fresh ones from θ̄ (`resample`)."""
@@ -64,7 +68,12 @@ class PolicyGradient:
     def __post_init__(self) -> None:
         check_choice("estimator", self.estimator, Estimator)
         check_choice("inner_data", self.inner_data, InnerData)
-        check_numbers(self, "[0, 1]", "discount", "gae_lambda")
+        check_numbers(self, "[0, 1]", "discount", "gae_lambda", "dice_lambda")
+        if self.dice_lambda != 1.0 and self.estimator != "dice":
+            raise ValueError(
+                f"dice_lambda={self.dice_lambda} has no effect on estimator={self.estimator!r}; leave it 1, or choose "
+                "estimator='dice'"
+            )
         check_numbers(self, "[0, inf)", "initial_weight", "exploration_weight")
 
     @property
@@ -116,7 +125,12 @@ class Rollouts(NamedTuple):
 
 
 def policy_loss(
-    policy: Policy, batch: Batch, estimator: Estimator, params: Params, horizon: int | None = None
+    policy: Policy,
+    batch: Batch,
+    estimator: Estimator,
+    params: Params,
+    horizon: int | None = None,
+    dice_lambda: float = 1.0,
 ) -> Tensor:
     """Inner loss of one task: −E[log π(a|o) A], −E[π(a|o) / ⊥π(a|o) A], or that of `dice`, all with one gradient.
 
@@ -130,6 +144,7 @@ def policy_loss(
         estimator: the form.
         params: the point at which the loss is computed.
         horizon: T, for `dice`.
+        dice_lambda: λ, in [0, 1], for `dice`.
     """
     log_prob = policy(params, batch.observations).log_prob(batch.actions)
     if estimator == "lvc":
@@ -137,7 +152,7 @@ def policy_loss(
     elif estimator == "dice":
         assert horizon is not None
         happened = torch.where(batch.weights > 0, log_prob, 0).unflatten(0, (-1, horizon))
-        log_prob = loaded_dice(happened).flatten()
+        log_prob = loaded_dice(happened, dice_lambda).flatten()
     return -(batch.weights * batch.advantages * log_prob).sum()
 
 
@@ -146,16 +161,21 @@ def magic(log_prob: Tensor) -> Tensor:
     return torch.exp(log_prob - log_prob.detach())
 
 
-def loaded_dice(log_prob: Tensor) -> Tensor:
-    """The factor of each time step's advantage in Loaded DiCE (Farquhar, Whiteson, Foerster 2019, Eq. 12).
+def loaded_dice(log_prob: Tensor, decay: float = 1.0) -> Tensor:
+    """The factor of each time step's advantage in Loaded DiCE (Farquhar, Whiteson, Foerster 2019).
 
-    □(x_t) − □(x_{t−1}) with x_t = Σ_{s ≤ t} log π(a_s | o_s) and □ = `magic`: 0 at every point. Its first derivative is
-    ∇ log π(a_t | o_t), its second that of the likelihood ratio of all actions up to t.
+    □(x_t) − □(x_t − log π(a_t | o_t)) with x_t = Σ_{s ≤ t} λ^(t−s) log π(a_s | o_s) and □ = `magic`: 0 at every point.
+    Its first derivative is ∇ log π(a_t | o_t). With λ = 1 its second is that of the likelihood ratio of all actions up
+    to t, and with λ = 0 that of the ratio of a_t alone, as in LVC.
 
     Args:
         log_prob: (B, T), log π(a_t | o_t), 0 where no step happened.
+        decay: λ, in [0, 1].
     """
-    until = log_prob.cumsum(-1)
+    until, reach = log_prob, 1
+    while reach < log_prob.shape[-1]:  # x_t over the last 1, 2, 4 … steps: each time twice as many.
+        until = until + decay**reach * F.pad(until[..., :-reach], (reach, 0))
+        reach *= 2
     return magic(until) - magic(until - log_prob)
 
 
@@ -203,7 +223,10 @@ class Adaptation:
 
     def loss(self, batch: Batch, step: int = 0) -> Loss:
         """One task's inner loss as a function of its parameters, the same at every inner step."""
-        return partial(policy_loss, self.policy, batch, self.gradient.estimator, horizon=self.horizon)
+        how = self.gradient
+        return partial(
+            policy_loss, self.policy, batch, how.estimator, horizon=self.horizon, dice_lambda=how.dice_lambda
+        )
 
     def policies(self, data: MetaData, theta: Params | None = None) -> list[Distribution]:
         """One task: adapt through its data, differentiably, and look at the adapted policy on its own episodes.

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
+from torch.func import jacfwd
 
 from metarl_l2f.core.alfa import ALFA
 from metarl_l2f.core.learner import meta_learner
@@ -13,7 +15,7 @@ from metarl_l2f.core.update_rules import GradientDescent, InnerLoop
 from metarl_l2f.methods import METHODS, label_of, named, with_parts
 from metarl_l2f.networks.mlp import MLP
 from metarl_l2f.networks.policies import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy, detached
-from metarl_l2f.rl.adaptation import Adaptation, PolicyGradient, loaded_dice, policy_loss
+from metarl_l2f.rl.adaptation import Adaptation, PolicyGradient, loaded_dice, magic, policy_loss
 from metarl_l2f.rl.episodes import Batch
 from metarl_l2f.rl.outer import flat
 from metarl_l2f.rl.promp import adapted_weight, clipped_loss
@@ -142,6 +144,26 @@ def test_dices_derivatives_on_a_two_step_decision_by_hand():
     assert second.item() == pytest.approx((2 * (slope**2 + bend) + 5 * (3 * slope**2 + bend)).item())
 
 
+def second_derivatives(function, log_prob):
+    """What `function` of l (B, T) has as second derivative with respect to a common shift of all l, by time step."""
+
+    def along(shift):
+        return function(log_prob + shift)
+
+    return jacfwd(jacfwd(along))(torch.zeros((), dtype=log_prob.dtype))
+
+
+def test_lambda_of_dice_leads_from_the_ratio_of_each_action_alone_to_that_of_all_so_far():
+    # Along a common shift of all log-probabilities, □(x_t) has the second derivative (Σ_{s ≤ t} λ^(t−s))² = c_t², so
+    # the factor has c_t² − (c_t − 1)². λ = ½: c = 1, 1.5, 1.75, 1.875 and 1, 2, 2.5, 2.75; λ = 1: c = 1, 2, 3, 4;
+    # λ = 0: c = 1, as LVC's ratio of one action.
+    log_prob = torch.tensor([[-0.3, -1.2, -0.7, -2.0]], dtype=torch.float64)
+    for decay, expected in ((0.5, [1.0, 2.0, 2.5, 2.75]), (1.0, [1.0, 3.0, 5.0, 7.0]), (0.0, [1.0, 1.0, 1.0, 1.0])):
+        found = second_derivatives(partial(loaded_dice, decay=decay), log_prob)
+        assert found.tolist() == [pytest.approx(expected)]
+    assert second_derivatives(magic, log_prob).tolist() == [pytest.approx([1.0] * 4)]
+
+
 def test_dice_has_the_first_derivative_of_the_other_estimators_and_ignores_what_did_not_happen():
     one = small("maml")
     data = task_of(one.data, 1).first
@@ -155,6 +177,22 @@ def test_dice_has_the_first_derivative_of_the_other_estimators_and_ignores_what_
     other = data._replace(actions=torch.where(data.weights[:, None] > 0, data.actions, 9.0))
     again = torch.autograd.grad(policy_loss(one.adaptation.policy, other, "dice", theta, 4), list(theta.values()))
     torch.testing.assert_close(again, gradients[2])
+
+
+def test_dice_with_a_lambda_of_zero_has_the_meta_gradient_of_low_variance_curvature():
+    def gradient_of(method, decay=None):
+        one = small(method)
+        if decay is not None:
+            one.adaptation.gradient = dataclasses.replace(one.settings.gradient, dice_lambda=decay)
+        return MetaSurrogate(one.adaptation, one.data, one.share).gradient()[1]
+
+    torch.testing.assert_close(gradient_of("maml-dice", 0.0), gradient_of("maml"))
+    assert not torch.allclose(gradient_of("maml-dice"), gradient_of("maml"), rtol=1e-3)
+
+
+def test_a_lambda_that_would_have_no_effect_is_refused():
+    with pytest.raises(ValueError, match=r"dice_lambda=0.5 has no effect on estimator='lvc'; leave it 1"):
+        PolicyGradient(dice_lambda=0.5)
 
 
 def test_dice_needs_to_know_how_long_episodes_are():
