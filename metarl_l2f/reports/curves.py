@@ -17,6 +17,7 @@ from ..training import metrics
 from ..training.metrics import Log
 from .evaluation import mean_interval
 from .style import (
+    BEFORE,
     COLOURS,
     FEW_POINTS,
     INK,
@@ -92,6 +93,53 @@ def learning_curve(
     _finish_curves(axes, score, x_key)
     alone = len(runs) == 1
     legend_above(figure, handles, 3 if alone else 2, title=labels[0] if labels and alone else None)
+    return figure
+
+
+def learning_panels(
+    methods: Mapping[str, Sequence[Run]], reference: str, *, score: str = "return", columns: int = 5, width: float = 7.5
+) -> Figure:
+    """Draw a panel for each method: its score after the last inner step, beside that of a reference (grey).
+
+    Curves are the running means over 5 % of a run that `learning_curve` draws, means over a method's runs with their
+    95 % t-intervals.
+
+    Args:
+        methods: the runs of each method, by its label; each run as in `learning_curve`.
+        reference: the label that every panel shows in grey; it has no panel of its own.
+        score: as in `learning_curve`.
+        columns: panels in a row.
+        width: width of the picture, inches.
+
+    Raises:
+        ValueError: the reference has no runs, it has no other method beside it, or a run has no such score.
+    """
+    others = [label for label in methods if label != reference]
+    if reference not in methods or not others:
+        raise ValueError(f"methods must name {reference!r} and at least one other, got {', '.join(methods) or 'none'}")
+    after: dict[str, list[_Curve]] = {}
+    for label, runs in methods.items():
+        logs = [_read(run, name, score) for run, name in zip(runs, _names(runs), strict=True)]
+        keys = [f"{score}/step_{_steps(log, score)[-1]}" for log in logs]
+        after[label] = [_smoothed(_curve(log, key, "env_steps"), None) for log, key in zip(logs, keys, strict=True)]
+    columns = min(columns, len(others))
+    rows = -(-len(others) // columns)
+    figure = Figure(figsize=(width, 0.6 + 1.35 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, label in zip(panels, others, strict=False):
+        _draw_mean(axes, after[reference], color=BEFORE, linewidth=1.0, markersize=3)
+        _draw_mean(axes, after[label], color=COLOURS[0], linewidth=1.4, markersize=3)
+        axes.set_title(label, **TEXT)
+        finish_open_panel(axes)
+        axes.xaxis.set(major_locator=MaxNLocator(4, steps=[1, 2, 4, 10]), major_formatter=EngFormatter(sep=""))
+    for axes in panels[len(others) - columns : len(others)]:  # The lowest of their columns, also above an empty place.
+        axes.tick_params(labelbottom=True)
+    for axes in panels[len(others) :]:
+        axes.set_visible(False)
+    figure.supxlabel("environment steps", **TEXT)
+    figure.supylabel(f"mean {score.removeprefix('validation/').replace('_', ' ')} after adaptation", **TEXT)
+    shown = [("the panel's method", COLOURS[0], 1.4), (reference, BEFORE, 1.0)]
+    legend_above(figure, [Line2D([], [], color=c, linewidth=w, label=name) for name, c, w in shown], 2)
     return figure
 
 

@@ -77,7 +77,9 @@ def furnish(made: Callable[[Recipe], Path], folder: Path) -> Callable[[dict[str,
     def put(places: dict[str, Recipe]) -> None:
         for name, recipe in places.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            if recipe[0] == "copy":
+            if recipe[0] == "copy" and (ROOT / recipe[1]).is_dir():
+                shutil.copytree(ROOT / recipe[1], folder / name, dirs_exist_ok=True)
+            elif recipe[0] == "copy":
                 shutil.copy(ROOT / recipe[1], folder / name)
             else:
                 shutil.copytree(made(recipe), folder / name)

@@ -194,6 +194,8 @@ JOURNEYS: Mapping[str, Journey] = {
         {"--navigation": "30", "--cheetah": "0", "--tasks": "2", "--episodes": "2", "--cycles": "1"}, measures
     ),
     "studies/figure_numbers.py": Journey({}, prints),
+    # The pages are those of the working copy, which a journey leaves alone.
+    "studies/pilots.py": Journey({"--docs": None}, writes_tables),
     # Makes network namespaces, which takes root, and minutes.
     "benchmarks/two_hosts.py": Journey({"--help": ""}, prints),
 }
@@ -280,6 +282,8 @@ FOUND: tuple[tuple[str, Recipe], ...] = (
     (r"L2F_(\d)", ("navigation", "--seed", r"\1")),
     (r"MAML_(\d)", ("navigation", "--method", "maml", "--seed", r"\1")),
     (r"runs/(navigation|cheetah_dir|cheetah_vel)/([\w-]+)_seed(\d)", (r"\1", "--method", r"\2", "--seed", r"\3")),
+    (r"runs/methods/([\w-]+)_seed(\d+)", ("navigation", "--method", r"\1", "--seed", r"\2")),
+    (r"results/methods", ("copy", "results/methods")),
     (r"runs/sinusoid/(l2f|maml)", ("sinusoid", "--method", r"\1")),
     (r"runs/sinusoid/disjoint_both_(l2f|maml)", ("sinusoid", "--disjoint", "both", "--method", r"\1")),
     (r"RUNS", ("image_classification",)),
@@ -296,6 +300,7 @@ METHODS = ("l2f", "maml", "maml-two-sigmas")
 SEVERAL = (
     *(f"runs/navigation/{method}_seed{seed}" for method in METHODS for seed in SEEDS),
     *(f"runs/cheetah_{task}/{method}_seed{seed}" for task in ("dir", "vel") for method in METHODS for seed in SEEDS),
+    *(f"runs/methods/{method}_seed{seed}" for method in ("maml", "promp") for seed in SEEDS),
     *(f"runs/sinusoid/{kind}{method}" for kind in ("", "disjoint_both_") for method in ("l2f", "maml")),
 )
 """Places that patterns such as runs/navigation/* stand for."""

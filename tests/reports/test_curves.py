@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from metarl_l2f.reports.curves import learning_curve, running_mean
+from metarl_l2f.reports.curves import learning_curve, learning_panels, running_mean
 from metarl_l2f.reports.style import COLUMN
 
 
@@ -282,3 +282,26 @@ def test_curves_fit_a_column_of_a_paper(fits_its_page):
     runs = [constant(-10.0, 30, validation={30: -9.0}), constant(-9.0, 30)]
     fits_its_page(learning_curve(runs[:1], width=COLUMN))
     fits_its_page(learning_curve(runs, ["L2F, attenuated", "MAML"], width=COLUMN))
+
+
+def test_every_panel_shows_its_method_beside_the_reference():
+    methods = {
+        "MAML": [constant(-20.0, 40), constant(-22.0, 40)],
+        "ANIL": [constant(-30.0, 40)],
+        "BOIL": [constant(-5.0, 40)],
+    }
+    figure = learning_panels(methods, "MAML", columns=2)
+    panels = figure.axes
+    assert [axes.get_title() for axes in panels] == ["ANIL", "BOIL"]
+    for axes, mean in zip(panels, (-30.0, -5.0), strict=True):
+        reference, own = (line.get_ydata() for line in axes.get_lines())
+        np.testing.assert_allclose(reference, -21.0)  # The mean over MAML's runs, -20 and -22.
+        np.testing.assert_allclose(own, mean)
+        assert len(axes.collections) == 1  # The interval of MAML; a single run has none.
+
+
+def test_panels_need_their_reference_and_another_method():
+    with pytest.raises(ValueError, match="methods must name 'MAML' and at least one other, got ANIL"):
+        learning_panels({"ANIL": [constant(-1.0, 3)]}, "MAML")
+    with pytest.raises(ValueError, match="at least one other, got MAML"):
+        learning_panels({"MAML": [constant(-1.0, 3)]}, "MAML")
