@@ -247,7 +247,12 @@ class Adaptation:
         return adapted
 
     def acting(
-        self, data: MetaData, old: Sequence[Distribution] = (), theta: Params | None = None
+        self,
+        data: MetaData,
+        old: Sequence[Distribution] = (),
+        theta: Params | None = None,
+        *,
+        differentiated: bool = True,
     ) -> list[Distribution]:
         """One task: the policies that collected the episodes of inner step 1 … k and those after it, on these episodes.
 
@@ -258,6 +263,7 @@ class Adaptation:
             old: the same policies as they were when they collected them. Given these, the inner loss is that of the
                 likelihood ratio to them, −E[π / π_old A] (ProMP, Eq. 11), which stays right while θ moves.
             theta: the initialisation; by default the learner's.
+            differentiated: whether the policies of the inner steps are differentiable, as the others always are.
         """
         theta, steps = self.learner.theta if theta is None else theta, len(data.inner)
         before: list[Distribution | None] = [*old] if old else [None] * (steps + 2)
@@ -280,7 +286,11 @@ class Adaptation:
         batches = [*data.inner, data.post]
         if self.gradient.initial_counts:
             acted, batches = [*acted, theta], [*batches, data.first]
-        return [self.policy(params, batch.observations) for params, batch in zip(acted, batches, strict=True)]
+        policies: list[Distribution] = []
+        for number, (params, batch) in enumerate(zip(acted, batches, strict=True)):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (differentiated or number >= steps)):
+                policies.append(self.policy(params, batch.observations))
+        return policies
 
     def objective(self, policies: Sequence[Distribution], old: Sequence[Distribution], data: MetaData) -> Tensor:
         """One task's surrogate: that of the adapted policy, plus the terms of the initial policy where it counts."""

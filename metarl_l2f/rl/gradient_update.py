@@ -3,6 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -47,13 +48,27 @@ class GradientUpdate(ABC):
         self.optimiser = torch.optim.Adam(parameters, lr=lr)
 
     @abstractmethod
-    def terms(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> Terms:
-        """One task's terms, differentiable with respect to (θ, φ, α).
+    def policies(self, adaptation: Adaptation, data: MetaData, old: Sequence[Distribution]) -> list[Distribution]:
+        """One task's policies that its terms are of, on the episodes that they collected, differentiable.
 
         Args:
             adaptation: adapts the policy.
             data: the task's own.
-            old: the policies that collected it, as `Adaptation.acting` gives them.
+            old: the same policies when they collected the episodes; empty in the first epoch, where they still are
+                what they were.
+        """
+
+    @abstractmethod
+    def terms(
+        self, adaptation: Adaptation, policies: list[Distribution], old: Sequence[Distribution], data: MetaData
+    ) -> Terms:
+        """One task's terms, differentiable with respect to (θ, φ, α).
+
+        Args:
+            adaptation: gives the terms of the initial policy.
+            policies: as `policies` returns them.
+            old: the same when they collected the episodes, constants.
+            data: the task's own.
         """
 
     def settle(self, inner_kls: list[float]) -> dict[str, float]:
@@ -67,14 +82,17 @@ class GradientUpdate(ABC):
     def update(self, adaptation: Adaptation, rollouts: Rollouts) -> Updated:
         """Take the steps; if a number on the way is not finite, take all of them back."""
         shards = adaptation.shards
-        old = joined(shards.map(lambda data: _acting(adaptation, data), rollouts.data))
         metrics, rejected, norm = dict[str, float](), "", math.nan
         origin, moments = (
             parameters_to_vector(self.parameters).detach().clone(),
             copy.deepcopy(self.optimiser.state_dict()),
         )
+        # The first epoch's pass also finds the policies that collected the episodes, which are still the present ones.
+        sums, parts = zip(*shards.map(lambda data: self._gradient(adaptation, data), rollouts.data), strict=True)
+        old = joined(parts)
         for epoch in range(self.epochs):
-            sums = shards.map(lambda pair: self._gradient(adaptation, *pair), (rollouts.data, old))
+            if epoch:
+                sums = tuple(shards.map(lambda pair: self._gradient(adaptation, *pair)[0], (rollouts.data, old)))
             means = mean_over_tasks(sums, rollouts.share, self.parameters[0].dtype)
             values, gradient = means[: -self._size()], means[-self._size() :]
             if epoch == 0:
@@ -101,16 +119,25 @@ class GradientUpdate(ABC):
         sums = adaptation.shards.map(lambda pair: self._values(adaptation, *pair), (rollouts.data, old))
         return mean_over_tasks(sums, rollouts.share, self.parameters[0].dtype).tolist()
 
-    def _sums(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> tuple[Tensor, Tensor]:
-        """The shard's sum of losses, and of all terms, (4 + k,) float64."""
-        terms: Terms = vmap(lambda data, old: self.terms(adaptation, data, old))(data, old)
-        loss, *rest, inner_kl = terms
-        sums = torch.stack([term.detach().double().sum() for term in (loss, *rest)])
-        return loss.sum(), torch.cat([sums, inner_kl.detach().double().sum(0)])
+    def _sums(
+        self, adaptation: Adaptation, data: MetaData, old: Sequence[Distribution]
+    ) -> tuple[Tensor, Tensor, list[Distribution]]:
+        """The shard's sum of losses; of all terms, (4 + k,) float64; and the policies that collected its episodes."""
 
-    def _gradient(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> Tensor:
-        loss, sums = self._sums(adaptation, data, old)
-        return torch.cat([sums, flat(torch.autograd.grad(loss, self.parameters))])
+        def task(data: MetaData, old: Sequence[Distribution]) -> tuple[Terms, Sequence[Distribution]]:
+            policies = self.policies(adaptation, data, old)
+            old = old or [detached(policy) for policy in policies]
+            return self.terms(adaptation, policies, old, data), old
+
+        (loss, *rest, inner_kl), old = vmap(task)(data, old)
+        sums = torch.stack([term.detach().double().sum() for term in (loss, *rest)])
+        return loss.sum(), torch.cat([sums, inner_kl.detach().double().sum(0)]), [*old]
+
+    def _gradient(
+        self, adaptation: Adaptation, data: MetaData, old: Sequence[Distribution] = ()
+    ) -> tuple[Tensor, list[Distribution]]:
+        loss, sums, old = self._sums(adaptation, data, old)
+        return torch.cat([sums, flat(torch.autograd.grad(loss, self.parameters))]), old
 
     @torch.no_grad()
     def _values(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> Tensor:
@@ -132,8 +159,3 @@ class GradientUpdate(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the moments of a state."""
         self.optimiser.load_state_dict(state["optimiser"])
-
-
-@torch.no_grad()
-def _acting(adaptation: Adaptation, data: MetaData) -> list[Distribution]:
-    return [detached(policy) for policy in vmap(adaptation.acting)(data)]

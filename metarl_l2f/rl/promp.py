@@ -5,6 +5,7 @@ Several epochs of Adam on the same episodes. While θ moves away from where they
 ratio to the policies that collected them, and a penalty keeps each inner step's policy near the one that acted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +85,18 @@ class ClippedUpdate(GradientUpdate):
         super().__init__(parameters, options.outer_lr, options.epochs)
         self.options, self.inner_kl_weights = options, [options.inner_kl_weight] * steps
 
-    def terms(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> Terms:
+    def policies(self, adaptation: Adaptation, data: MetaData, old: Sequence[Distribution]) -> list[Distribution]:
+        """Those of the inner steps, then the adapted one; the former are constants where their KL needs no gradient.
+
+        In the first epoch it needs none, for the KL is least where the policies are still those of the episodes.
+        """
+        return adaptation.acting(data, old, differentiated=bool(old) and any(self.inner_kl_weights))
+
+    def terms(
+        self, adaptation: Adaptation, policies: list[Distribution], old: Sequence[Distribution], data: MetaData
+    ) -> Terms:
         """One task's terms of the objective (ProMP, Eq. 14, with the mean over inner steps)."""
-        policies, last = adaptation.acting(data, old), len(data.inner)
+        last = len(data.inner)
         surrogate, clipped = clipped_loss(policies[last], old[last], data.post, self.options.clip_ratio)
         batches = [*data.inner, data.post]
         kls = [

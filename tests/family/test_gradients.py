@@ -1,5 +1,7 @@
 """The meta-gradient of every named method against finite differences of a plain loop over tasks, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -87,11 +89,16 @@ def assert_surrogates_gradient(one, monkeypatch):
 def test_the_gradient_of_updates_by_adam_away_from_where_episodes_were_collected(method, monkeypatch):
     one = small(method)
     learner, data = one.learner, one.data
+    policies = partial(one.outer.policies, one.adaptation)
+
+    def terms_of(data, old):
+        return one.outer.terms(one.adaptation, policies(data, old), old, data)
+
     with torch.no_grad():
-        old = [detached(policy) for policy in torch.func.vmap(one.adaptation.acting)(data)]
+        old = [detached(policy) for policy in torch.func.vmap(lambda data: policies(data, ()))(data)]
         for parameter in learner.meta_parameters():
             parameter.mul_(1.02)
-    terms = torch.func.vmap(lambda data, old: one.outer.terms(one.adaptation, data, old))(data, old)
+    terms = torch.func.vmap(terms_of)(data, old)
     gradient = flat(torch.autograd.grad(terms.loss.mean(), learner.meta_parameters()))
     held = Held(monkeypatch)
 
@@ -99,7 +106,7 @@ def test_the_gradient_of_updates_by_adam_away_from_where_episodes_were_collected
         held.calls = 0
         with torch.no_grad():
             losses = [
-                one.outer.terms(one.adaptation, task_of(data, number), [task_of(policy, number) for policy in old]).loss
+                terms_of(task_of(data, number), [task_of(policy, number) for policy in old]).loss
                 for number in range(TASKS)
             ]
         return float(sum(losses)) / TASKS

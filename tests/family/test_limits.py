@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from metarl_l2f.networks.mlp import MLP
 from metarl_l2f.networks.policies import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy, detached
 from metarl_l2f.rl.adaptation import Adaptation, PolicyGradient, loaded_dice, magic, policy_loss
 from metarl_l2f.rl.episodes import Batch
-from metarl_l2f.rl.outer import flat
 from metarl_l2f.rl.promp import adapted_weight, clipped_loss
 from metarl_l2f.rl.settings import MetaRLSettings
 from metarl_l2f.rl.trpo import MetaSurrogate
@@ -244,12 +244,20 @@ def test_credit_is_the_return_after_adaptation_centred_over_the_meta_batch():
 def test_the_first_epochs_gradient_is_that_of_maml_with_low_variance_curvature(method, end):
     one, maml = small(method + end), small("maml" + end)
     _, expected, _ = MetaSurrogate(maml.adaptation, maml.data, maml.share).gradient()
-    with torch.no_grad():
-        old = [detached(policy) for policy in torch.func.vmap(one.adaptation.acting)(one.data)]
-    terms = torch.func.vmap(lambda data, old: one.outer.terms(one.adaptation, data, old))(one.data, old)
-    gradient = flat(torch.autograd.grad(terms.loss.mean(), one.learner.meta_parameters()))
-    torch.testing.assert_close(gradient, expected)
-    assert terms.kl.abs().max() < 1e-12 and not terms.clipped.any()
+    sums, _ = one.outer._gradient(one.adaptation, one.data)
+    kl, clipped, gradient = sums[3], sums[2], sums[-len(expected) :]
+    torch.testing.assert_close(gradient / TASKS, expected)
+    assert abs(kl) < 1e-12 and not clipped
+
+
+@pytest.mark.parametrize(("method", "passes"), [("promp", 3), ("maml-ppo", 3), ("maml-vpg", 2)])
+def test_an_update_adapts_once_for_each_epoch_and_once_for_its_metrics(method, passes, monkeypatch):
+    one, calls = small(method, steps=1), []
+    forward = type(one.adaptation.policy).forward
+    monkeypatch.setattr(type(one.adaptation.policy), "forward", lambda *given: calls.append(0) or forward(*given))
+    one.outer.update(one.adaptation, SimpleNamespace(data=one.data, share=one.share))
+    # The inner loss, the adapted policy, and where ratios are clipped the policy of the inner step, for two shards.
+    assert len(calls) == 2 * passes * (one.outer.epochs + 1)
 
 
 def test_clipped_ratios_by_hand():
@@ -278,7 +286,10 @@ def test_the_penalty_holds_the_inner_policies_and_only_promp_has_it():
     promp.outer.inner_kl_weights = [3.0, 5.0]
     for number in range(TASKS):
         data, before = task_of(promp.data, number), [task_of(policy, number) for policy in old]
-        with_penalty, without = (one.outer.terms(one.adaptation, data, before) for one in (promp, ppo))
+        with_penalty, without = (
+            one.outer.terms(one.adaptation, one.outer.policies(one.adaptation, data, before), before, data)
+            for one in (promp, ppo)
+        )
         # KL(old ‖ current) of the policy at θ, then of the one after the first inner step, on their own episodes.
         now = promp.adaptation.acting(data, before)
         kls = [
