@@ -38,19 +38,21 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# One process: each further one imports PyTorch anew. On many cores, ARGS="-n auto" spreads the tests over them.
+SPREAD := --numprocesses auto --maxprocesses 4
+
+# A file's tests share what they train, so they stay together. ARGS="-n 0 -k NAME" runs a few without starting processes.
 test: lint types ## check style and types, then run the tests
-	$(BIN)/pytest --quiet $(ARGS)
+	$(BIN)/pytest --quiet $(SPREAD) --dist loadfile $(ARGS)
 
 # Most of the time goes into starting programs, so several tests run at once.
 test-journeys: $(INSTALLED) ## run every command and snippet that the documents print, shortened, to its end; some minutes
-	$(BIN)/pytest --quiet --thorough --numprocesses auto --maxprocesses 4 --durations 10 tests/journeys $(ARGS)
+	$(BIN)/pytest --quiet --thorough $(SPREAD) --durations 10 tests/journeys $(ARGS)
 
 test-faults: $(INSTALLED) ## the fault suites in full, with their figures, some minutes: kills, damage, full disks, hostile files
 	$(BIN)/pytest --quiet --thorough tests/faults $(ARGS)
 
 coverage: $(INSTALLED) ## which lines of metarl_l2f and envs the tests run
-	$(BIN)/pytest --quiet --cov --cov-report=term-missing:skip-covered $(ARGS)
+	$(BIN)/pytest --quiet $(SPREAD) --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-mutations: $(INSTALLED) ## break the core's equations on purpose, and see that a test fails each time
 	$(BIN)/python tests/mutations.py $(ARGS)
