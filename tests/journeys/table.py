@@ -120,7 +120,7 @@ def lists(out: str, folder: Path, words: Sequence[str]) -> None:
 
 
 def writes_tables(out: str, folder: Path, words: Sequence[str]) -> None:
-    """A study writes its csv files, or prints alone."""
+    """A study or a benchmark writes its csv files, or prints alone."""
     if "--out" not in words:
         assert out.strip()
         return
@@ -184,6 +184,13 @@ JOURNEYS: Mapping[str, Journey] = {
     "benchmarks/locomotion.py": Journey(
         {"--turns": "1", "--tasks": "2 3", "--tasks-per-batch": "2", "--episodes-per-task": "2", "--horizon": "5"},
         measures,
+    ),
+    "benchmarks/methods.py": Journey(
+        {
+            **{"--methods": "promp anil+l2f", "--turns": "1", "--tasks-per-batch": "2", "--episodes-per-task": "2"},
+            **{"--horizon": "5", "--threads": "1"},
+        },
+        writes_tables,
     ),
     "benchmarks/task_batching.py": Journey({"--rounds": "1", "--iterations": "1"}, measures),
     "benchmarks/scaling.py": Journey(
