@@ -267,8 +267,8 @@ DOMAIN_OF: Mapping[str, str] = {
 TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("navigation", "boil"): {"inner.inner_lr": 0.1},
     ("navigation", "cavia"): {"inner.inner_lr": 1.0},
-    ("navigation", "promp"): {"clipped.outer_lr": 0.003},
-    ("navigation", "maml-ppo"): {"clipped.outer_lr": 0.003},
+    ("navigation", "promp"): {"clipped.outer_lr": 0.0075, "clipped.epochs": 2},
+    ("navigation", "maml-ppo"): {"clipped.outer_lr": 0.0075, "clipped.epochs": 2},
     ("navigation", "maml-vpg"): {"vanilla.vpg_lr": 0.01},
 }
 """Constants of a method in a domain, by (domain, method), where they are not those of its kin above."""
