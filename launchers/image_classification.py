@@ -83,8 +83,10 @@ class ImageClassification(NetworkOptions):
 
     def problem(self) -> ImageProblem:
         prototypical = None if self.prototypes is None else load_run_of("prototypes", self.prototypes)
-        steps = self.settings.inner.inner_steps
-        return ImageProblem(self.images.load(), self.shape, self.classifier, steps, prototypical, self.distort)
+        return ImageProblem(
+            *(self.images.load(), self.shape, self.classifier, self.settings.inner.inner_steps),
+            *(prototypical, self.distort, self.settings.context_size),
+        )
 
     def adapted(self, name: str) -> bool:
         return is_head(name) if self.adapt == "head" else in_inner_loop(name)

@@ -15,6 +15,7 @@ from .mlp import affine, start_xavier
 Pooling = Literal["max", "stride"]
 LEAKY_SLOPE = 0.01  # The slope of the official Conv4's rectifiers below 0.
 RESNET_POOLS = (0, 0, 1, None)  # Padding of the pooling after each of ResNet12's blocks; the last has no pooling.
+MODULATED = 2  # The block of Conv4 whose features a context modulates, counted from 0.
 MOMENTUM = 0.01  # Running statistics average over about the last hundred tasks.
 
 
@@ -100,6 +101,39 @@ def is_norm(name: str) -> bool:
     return ".norm" in name
 
 
+class FiLM(nn.Module):
+    """Modulation of features by a task's context c: (1 + γ) h + β for each channel, with (γ, β) = W c.
+
+    This is how a context enters a convolutional network in CAVIA (Zintgraf et al. 2019), by the layer of FiLM (Perez et
+    al. 2018). W is a part of θ, and c a buffer that starts at 0, which leaves the features as they are. The released
+    code of CAVIA computes γ h + β with a bias in γ and β; the scales and shifts of a normalisation before do the same.
+
+    Args:
+        channels: the number of channels of the features.
+        context_size: the length of c.
+    """
+
+    context: Tensor
+    """(context_size,), what adapts; a task's own is passed among its parameters."""
+
+    def __init__(self, channels: int, context_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(context_size, 2 * channels, bias=False)
+        self.register_buffer("context", torch.zeros(context_size))
+
+    def forward(self, params: Params, prefix: str, features: Tensor) -> Tensor:
+        """Modulate features (n, channels, H, W), all images alike.
+
+        Args:
+            params: the network's parameters, by name.
+            prefix: the name of this layer.
+            features: (n, channels, H, W).
+        """
+        factors = F.linear(params[f"{prefix}.context"], params[f"{prefix}.linear.weight"])
+        gamma, beta = factors.unflatten(0, (2, -1)).unsqueeze(-1).unsqueeze(-1)
+        return (1 + gamma) * features + beta
+
+
 class ImageClassifier(nn.Module):
     """A network that computes features, and a linear head that classifies them."""
 
@@ -125,23 +159,35 @@ class Blocks(nn.ModuleList):
         pooling: as in `Conv4`.
         norm_steps: the number of sets of scales and shifts of the normalisation; None leaves it out.
         tracked_steps: the number of sets of running statistics of the normalisation; 0 keeps none.
+        context_size: the length of a task's context, which modulates the third block's features before they are
+            rectified (CAVIA); 0 for none.
     Raises:
         ValueError: the pooling is unknown, or a number is not positive.
     """
 
     def __init__(
-        self, channels: int, filters: int, pooling: Pooling, norm_steps: int | None = None, tracked_steps: int = 0
+        self,
+        channels: int,
+        filters: int,
+        pooling: Pooling,
+        norm_steps: int | None = None,
+        tracked_steps: int = 0,
+        context_size: int = 0,
     ) -> None:
         super().__init__()
         check_choice("pooling", pooling, Pooling)
         check_count("filters", filters)
+        check_count("context_size", context_size, 0)
         self.filters, self.pooling, self.normalised = filters, pooling, norm_steps is not None
         for number in range(4):
             block = nn.Module()
             block.add_module("conv", nn.Conv2d(filters if number else channels, filters, 3, bias=norm_steps is None))
             if norm_steps is not None:
                 block.add_module("norm", Norm(filters, norm_steps, tracked_steps))
+            if number == MODULATED and context_size:
+                block.add_module("film", FiLM(filters, context_size))
             self.append(block)
+        self.context_size = context_size
 
     def forward(self, params: Params, images: Tensor, step: int = 0, prefix: str = "blocks") -> Tensor:
         """Map images (n, C, H, W) to features (n, filters, H′, W′), with parameters after `step` inner steps.
@@ -159,6 +205,8 @@ class Blocks(nn.ModuleList):
             images = F.conv2d(images, weight, bias, stride=2 if strided else 1, padding=1)
             if self.normalised:
                 images = block.get_submodule("norm")(params, f"{own}.norm", images, step)
+            if number == MODULATED and self.context_size:
+                images = block.get_submodule("film")(params, f"{own}.film", images)
             images = F.relu(images) if strided else F.max_pool2d(F.leaky_relu(images, LEAKY_SLOPE), 2)
         return images
 
@@ -176,6 +224,8 @@ class Conv4(ImageClassifier):
         norm_steps: the number of sets of scales and shifts of the normalisation.
         generator: the source of the initial weights, which are Xavier uniform; biases start at 0.
         tracked_steps: the number of sets of running statistics of the normalisation; 0 keeps none.
+        context_size: the length of a task's context (CAVIA), which enters by `FiLM` after the third convolution and its
+            normalisation; 0 for none.
     Raises:
         ValueError: the pooling is unknown, or the images are too small.
     """
@@ -189,10 +239,11 @@ class Conv4(ImageClassifier):
         norm_steps: int = 1,
         generator: torch.Generator | None = None,
         tracked_steps: int = 0,
+        context_size: int = 0,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
-        self.blocks = Blocks(channels, filters, pooling, norm_steps, tracked_steps)
+        self.blocks = Blocks(channels, filters, pooling, norm_steps, tracked_steps, context_size)
         places = (height // 16) * (width // 16) if pooling == "max" else 1
         if places < 1:
             raise ValueError(

@@ -154,8 +154,8 @@ class MetaRLSettings:
         return with_parts(constants, {"method": method, **parts, **TUNED.get((name or "", method), {})})
 
 
-CONTEXT: Mapping[str, Any] = {"policy.context_size": 50}
-"""The size of CAVIA's context in reinforcement learning, which it needs besides its parts."""
+CONTEXT: Mapping[str, Any] = {"policy.context_size": 50, "inner.inner_lr": 10.0}
+"""What CAVIA has besides its parts in reinforcement learning: the constants of its paper (Sec. 5.3)."""
 
 
 def _quietens(method: Named) -> bool:
@@ -270,5 +270,6 @@ TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("navigation", "promp"): {"clipped.outer_lr": 0.0075, "clipped.epochs": 2},
     ("navigation", "maml-ppo"): {"clipped.outer_lr": 0.0075, "clipped.epochs": 2},
     ("navigation", "maml-vpg"): {"vanilla.vpg_lr": 0.01},
+    ("navigation", "maml-dice"): {"gradient.dice_lambda": 0.9},
 }
 """Constants of a method in a domain, by (domain, method), where they are not those of its kin above."""

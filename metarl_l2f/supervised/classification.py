@@ -62,6 +62,7 @@ class Classifier:
         classes: int,
         inner_steps: int,
         generator: torch.Generator | None = None,
+        context_size: int = 0,
     ) -> ImageNetwork:
         """Build a new network.
 
@@ -70,15 +71,23 @@ class Classifier:
             classes: the number of classes.
             inner_steps: the number of trained inner steps, each of which may have a normalisation of its own.
             generator: the source of the initial weights.
+            context_size: the length of a task's context (CAVIA); 0 for none.
         Raises:
-            ValueError: the images are too small for the network.
+            ValueError: the images are too small for the network, or a ResNet12 is to read a context.
         """
         norm_steps = inner_steps + 1 if self.per_step_norm else 1
         tracked_steps = inner_steps + 1 if self.statistics == "running" else 0
+        if self.backbone == "resnet12" and context_size:
+            raise ValueError(
+                f"backbone='resnet12' has no place where a context enters, got context_size={context_size}; choose "
+                "backbone='conv4' for cavia, or another method"
+            )
         if self.backbone == "resnet12":
             widths = tuple(self.filters * factor for factor in (1, 2, 4, 8))
             return ResNet12(image_shape, classes, widths, norm_steps, generator, tracked_steps)
-        return Conv4(image_shape, classes, self.filters, self.pooling, norm_steps, generator, tracked_steps)
+        return Conv4(
+            image_shape, classes, self.filters, self.pooling, norm_steps, generator, tracked_steps, context_size
+        )
 
 
 class ImageProblem:
@@ -92,6 +101,7 @@ class ImageProblem:
         prototypical: a trained prototypical network, or None. A task's prototype is the mean of its classes'
             prototypes, which is the mean of its support embeddings (Table 5).
         distorted: whether the images of training tasks are distorted (`augmentation.distort`).
+        context_size: the length of a task's context (CAVIA), which modulates features of Conv4; 0 for none.
     Raises:
         ValueError: a split has too few classes, or too few images of a class.
     """
@@ -112,15 +122,17 @@ class ImageProblem:
         inner_steps: int,
         prototypical: Embedding | None = None,
         distorted: bool = False,
+        context_size: int = 0,
     ) -> None:
         for split, images in data.items():
             shape.check(images, split)
         self.data, self.shape, self.classifier, self.inner_steps = data, shape, classifier, inner_steps
-        self.prototypical, self.distorted = prototypical, distorted
+        self.prototypical, self.distorted, self.context_size = prototypical, distorted, context_size
         self.embedding_size = None if prototypical is None else prototypical.embedding_size
 
     def network(self, generator: torch.Generator) -> ImageNetwork:
-        return self.classifier.build(self.data["train"].shape, self.shape.ways, self.inner_steps, generator)
+        shape, ways = self.data["train"].shape, self.shape.ways
+        return self.classifier.build(shape, ways, self.inner_steps, generator, self.context_size)
 
     def sample(self, split: Split, generator: np.random.Generator, number: int) -> Task:
         task = draw_episodes(self.data[split], self.shape, generator, number)

@@ -71,8 +71,8 @@ class SupervisedSettings:
     diagnostics_every: int = 100
     """Meta-iterations between two measurements of conflict."""
     context_size: int = 0
-    """Numbers of the context that the network's first layer reads beside the input (CAVIA); 0 for none. Sinusoids
-    only."""
+    """Numbers of a task's context (CAVIA), which the first layer of a sinusoid's network reads beside the input, and
+    which modulates the features of Conv4's third convolution; 0 for none."""
 
     def __post_init__(self) -> None:
         check_parts(self, checked_method(self.method))
@@ -81,7 +81,7 @@ class SupervisedSettings:
         if (self.inner.adapts == "context") != (self.context_size > 0):
             raise ValueError(
                 "a context adapts where there is one: adapts='context' and a positive context_size go together, got "
-                f"{self.inner.adapts!r} and {self.context_size}; method 'cavia' sets both, for sinusoids"
+                f"{self.inner.adapts!r} and {self.context_size}; method 'cavia' sets both"
             )
 
     @classmethod
@@ -121,9 +121,9 @@ def checked_method(method: str) -> Named:
 
 CONTEXTS: Mapping[str, Mapping[str, Any]] = {
     "sinusoid": {"context_size": 5, "inner.inner_lr": 1.0},
-    "image_classification": {},
+    "image_classification": {"context_size": 100, "inner.inner_lr": 1.0, "inner.inner_steps": 2},
 }
-"""What CAVIA needs besides its parts, by problem: those of its paper (Sec. 5.1)."""
+"""What CAVIA has besides its parts, by problem: the constants of its paper (Sec. 5.1) and of its released code."""
 
 WITH_LABELS = tuple(
     name

@@ -11,7 +11,7 @@ from metarl_l2f.core.parameters import contexts
 from metarl_l2f.networks.mlp import MLP
 from metarl_l2f.parallel.trees import rows_of
 from metarl_l2f.rl.outer import flat
-from metarl_l2f.supervised.classification import Classifier, ImageProblem
+from metarl_l2f.supervised.classification import Classifier, ImageProblem, in_inner_loop
 from metarl_l2f.supervised.episodes import SPLITS, Images, Shape, Task
 from metarl_l2f.supervised.meta_loss import meta_loss
 from metarl_l2f.supervised.settings import WITH_LABELS
@@ -72,12 +72,39 @@ def test_cavia_learns_a_context_per_curve_of_the_size_that_it_was_given():
     run.close()
 
 
-def test_images_have_no_context():
-    pixels = torch.zeros(8, 1, 16, 16, dtype=torch.uint8)
+def images_of(method):
+    settings = dataclasses.replace(SupervisedSettings.for_problem("image_classification", method), tasks_per_batch=2)
+    pixels = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.arange(4).repeat_interleave(2), tuple("abcd"))
-    problem = ImageProblem(dict.fromkeys(SPLITS, images), Shape(2, 1, 1), Classifier(filters=4), 1)
-    with pytest.raises(ValueError, match=r"'context' and 0; method 'cavia' sets both, for sinusoids"):
-        SupervisedSettings.for_problem("image_classification", "cavia")
-    anil = MetaSupervised(problem, SupervisedSettings.for_problem("image_classification", "anil"))
+    problem = ImageProblem(
+        dict.fromkeys(SPLITS, images), Shape(2, 1, 1), Classifier(filters=4), 1, context_size=settings.context_size
+    )
+    return MetaSupervised(problem, settings, batching="loop", task_chunk=1, adapted=in_inner_loop)
+
+
+def test_on_images_cavias_context_modulates_features_and_does_nothing_where_no_feature_reads_it():
+    run = images_of("cavia")
+    network, tasks = run.learner.network, run.problem.sample("train", np.random.default_rng(0), 3)
+    assert run.learner.rule.names == ["blocks.2.film.context"]
+    assert run.learner.theta["blocks.2.film.context"].shape == (100,)
+    assert "blocks.2.film.context" not in run.learner.learned
+    run.iterate(1)
+    assert not network.blocks[2].film.context.any()  # It is a task's own, and a new one starts at 0.
+    losses = run.meta_loss.evaluate(tasks, 2)[1]
+    assert not torch.equal(losses[:, 0], losses[:, 1])
+    with torch.no_grad():
+        network.blocks[2].film.linear.weight.zero_()
+    losses = run.meta_loss.evaluate(tasks, 2)[1]
+    assert torch.equal(losses[:, 0], losses[:, 1]) and torch.equal(losses[:, 0], losses[:, 2])
+    run.close()
+
+
+def test_on_images_anil_moves_the_head_alone():
+    anil = images_of("anil")
     assert anil.learner.rule.names == ["head.weight", "head.bias"]
     anil.close()
+
+
+def test_a_context_that_nothing_adapts_or_that_is_missing_is_refused():
+    with pytest.raises(ValueError, match=r"go together, got 'context' and 0; method 'cavia' sets both$"):
+        dataclasses.replace(SupervisedSettings.for_problem("image_classification", "cavia"), context_size=0)

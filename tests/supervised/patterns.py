@@ -34,10 +34,10 @@ def params_of(network):
     return dict(network.named_parameters())
 
 
-def build(attenuation=None, inner=None, **how):
+def build(attenuation=None, inner=None, context_size=0, **how):
     solved = problem()
     learner = meta_learner(
-        Conv4((1, 16, 16), 3, 3, "max", 3, torch.Generator().manual_seed(0)),
+        Conv4((1, 16, 16), 3, 3, "max", 3, torch.Generator().manual_seed(0), context_size=context_size),
         attenuation,
         inner or InnerLoop(2, 0.1),
         adapted=in_inner_loop,

@@ -21,19 +21,28 @@ from metarl_l2f.training.seeding import Stream, generator
 
 from .patterns import DATA, SMALL, build, problem
 
+CAVIA = {"inner": InnerLoop(2, 1.0, adapts="context"), "context_size": 2}
+
 
 @pytest.mark.parametrize(
-    "attenuation", [None, Attenuation(), Attenuation(scope="filter")], ids=["maml", "l2f", "filter"]
+    "method",
+    [{}, {"attenuation": Attenuation()}, {"attenuation": Attenuation(scope="filter")}, CAVIA],
+    ids=["maml", "l2f", "filter", "cavia"],
 )
-def test_vmapped_tasks_equal_a_loop_over_them(attenuation):
-    looped, tasks = build(attenuation)
-    vmapped, _ = build(attenuation, batching="vmap", task_chunk=2)
+def test_vmapped_tasks_equal_a_loop_over_them(method):
+    looped, tasks = build(**method)
+    vmapped, _ = build(**method, batching="vmap", task_chunk=2)
     ours, theirs = (meta.gradient(tasks, (0.5, 0.5)) for meta in (looped, vmapped))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
-def test_the_meta_gradient_through_convolutions_equals_finite_differences():
-    meta, tasks = build(Attenuation(conditioning="none"), InnerLoop(2, 0.1, learn_inner_lr=True))
+@pytest.mark.parametrize(
+    "method",
+    [{"attenuation": Attenuation(conditioning="none"), "inner": InnerLoop(2, 0.1, learn_inner_lr=True)}, CAVIA],
+    ids=["free", "cavia"],
+)
+def test_the_meta_gradient_through_convolutions_equals_finite_differences(method):
+    meta, tasks = build(**method)
     _, gradient = meta.gradient(tasks, (0.4, 0.6))
     parameters = meta.learner.meta_parameters()
     random = torch.Generator().manual_seed(3)

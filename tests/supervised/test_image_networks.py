@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metarl_l2f.networks.images import Conv4, Norm, ResNet12, is_norm, track
+from metarl_l2f.core.parameters import contexts
+from metarl_l2f.networks.images import Conv4, FiLM, Norm, ResNet12, is_norm, track
 from metarl_l2f.supervised.classification import Classifier, in_inner_loop, is_head
 
 from .patterns import params_of
@@ -64,6 +65,36 @@ def test_conv4_is_what_plain_modules_compute(pooling):
     torch.testing.assert_close(network(params_of(network), pictures), expected)
 
 
+def test_a_context_scales_and_shifts_channels_by_hand():
+    # c = (2, −1): γ = (2·0.5 − 1·0, 2·0 − 1·3) = (1, −3) and β = (2·1 − 1·1, 2·0 − 1·0) = (1, 0).
+    params = {
+        "film.linear.weight": torch.tensor([[0.5, 0.0], [0.0, 3.0], [1.0, 1.0], [0.0, 0.0]]),
+        "film.context": torch.tensor([2.0, -1.0]),
+    }
+    features = torch.tensor([[[[1.0, 4.0]], [[2.0, 0.0]]]])  # One image of 1×2 pixels, two channels.
+    assert FiLM(2, 2)(params, "film", features).tolist() == [[[[3.0, 9.0]], [[-4.0, 0.0]]]]
+
+
+@pytest.mark.parametrize("pooling", ["max", "stride"])
+def test_a_context_acts_on_the_third_block_as_other_scales_and_shifts_of_its_normalisation_would(pooling):
+    network = Conv4((1, 32, 32), 3, 4, pooling, generator=torch.Generator().manual_seed(0), context_size=2)
+    plain = Conv4((1, 32, 32), 3, 4, pooling)
+    pictures = torch.randn(5, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    params = params_of(network)
+
+    def with_context(*context):
+        return network(params | {"blocks.2.film.context": torch.tensor(context)}, pictures)
+
+    assert list(contexts(network)) == ["blocks.2.film.context"]
+    unmodulated = {name: p for name, p in params.items() if "film" not in name}
+    assert torch.equal(with_context(0.0, 0.0), plain(unmodulated, pictures))
+    gamma, beta = (params["blocks.2.film.linear.weight"] @ torch.tensor([0.6, -0.4])).split(4)
+    scale, shift = (params[f"blocks.2.norm.{name}"] for name in ("weight", "bias"))
+    other = {"blocks.2.norm.weight": (1 + gamma) * scale, "blocks.2.norm.bias": (1 + gamma) * shift + beta}
+    torch.testing.assert_close(with_context(0.6, -0.4), plain(unmodulated | other, pictures))
+    assert not torch.allclose(with_context(0.6, -0.4), with_context(0.0, 0.0))
+
+
 def test_resnet12_is_what_plain_modules_compute():
     # The official code's: ReLU, pooling after three blocks of four, padded after the third. 28 pixels: 14, 7, 4, 4.
     network = ResNet12((1, 28, 28), 3, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0))
@@ -110,6 +141,11 @@ def test_normalisation_is_neither_adapted_nor_attenuated_and_anil_moves_the_head
         (lambda: Conv4((1, 28, 28), 2, pooling="mean"), "pooling must be one of"),
         (lambda: ResNet12((1, 3, 28), 2), "images of 3×28 vanish in two halvings; they need 4×4 pixels"),
         (lambda: Norm(3, 0), "steps must be a whole number of sets of scales and shifts, 1 or more, got 0"),
+        (lambda: Conv4((1, 28, 28), 2, pooling="stride", context_size=-1), "context_size must be a whole number"),
+        (
+            lambda: Classifier("resnet12").build((1, 28, 28), 2, 1, context_size=9),
+            "resnet12' has no place where a context enters, got context_size=9; choose backbone='conv4' for cavia",
+        ),
         (lambda: Classifier(backbone="conv5"), "backbone must be one of"),
         (lambda: Classifier(statistics="mine"), "statistics must be one of"),
     ],
