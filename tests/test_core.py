@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from metarl_l2f.core.attenuation import Attenuation, attenuate, embed, share_gammas
 from metarl_l2f.core.learner import meta_learner, renamed_since_0_1
-from metarl_l2f.core.parameters import layer_of
+from metarl_l2f.core.parameters import Watched, layer_of
 from metarl_l2f.core.update_rules import InnerLoop, descend
 from metarl_l2f.networks.mlp import MLP
 
@@ -464,6 +464,15 @@ def test_the_meta_update_moves_step_sizes_then_theta_then_phi_and_a_free_gamma_b
         if conditioning == "gradient":
             names |= {p: f"mlp.{n}" for n, p in enumerate(learner.attenuator.mlp.parameters())}
         assert [names[p] for p in learner.meta_parameters()] == expected
+
+
+def test_a_watched_loss_keeps_what_it_saw_as_a_function_of_the_parameters():
+    # w = 3: the loss w² = 9 has the gradient 6; 5 w = 15, seen on the way, has the derivative 5.
+    learner, w = meta_learner(nn.Linear(1, 1, bias=False)), torch.tensor([[3.0]], requires_grad=True)
+    loss = Watched(lambda params: (params["weight"].square().sum(), 5 * params["weight"]))
+    gradients = learner.gradients(loss, {"weight": w})
+    assert (loss({"weight": w}).item(), gradients["weight"].item(), loss.seen.item()) == (9.0, 6.0, 15.0)
+    assert torch.autograd.grad(loss.seen.sum(), w)[0].item() == 5.0
 
 
 def test_first_order_gradients_are_constants_in_every_step():

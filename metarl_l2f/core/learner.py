@@ -16,7 +16,7 @@ from torch.func import grad
 
 from .alfa import ALFA
 from .attenuation import Attenuation, Attenuator
-from .parameters import Loss, Params, chosen, contexts, initialisation
+from .parameters import Loss, Params, Watched, chosen, contexts, initialisation
 from .update_rules import Adapts, GradientDescent, InnerLoop, UpdateRule
 
 Data = TypeVar("Data")
@@ -106,13 +106,16 @@ class MetaLearner(nn.Module):
         """∇ loss(params) by name; a constant to the outer gradient when first-order.
 
         Args:
-            loss: the loss of one task.
+            loss: the loss of one task; a `Watched` one keeps what it saw.
             params: the point at which it is differentiated.
             names: parameters with respect to which; by default those that adapt.
             first_order: by default the learner's own.
         """
         chosen = {name: params[name] for name in names or self.rule.names}
-        result = grad(lambda moved: loss(params | moved))(chosen)
+        if isinstance(loss, Watched):
+            result, loss.seen = grad(lambda moved: loss.function(params | moved), has_aux=True)(chosen)
+        else:
+            result = grad(lambda moved: loss(params | moved))(chosen)
         constant = self.first_order if first_order is None else first_order
         return {name: g.detach() for name, g in result.items()} if constant else result
 

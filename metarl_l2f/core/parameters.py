@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,24 @@ Loss = Callable[[Params], Tensor]
 """The loss of one task as a function of its parameters: ()."""
 Shapes = Mapping[str, torch.Size]
 """Shapes of tensors by name."""
+
+
+class Watched:
+    """A loss of one task that keeps what it computed on the way, so that it need not be computed once more.
+
+    Args:
+        function: parameters → the loss (), and a tree of tensors.
+    """
+
+    seen: Any
+    """The tree where the loss was last differentiated (`MetaLearner.gradients`), differentiable itself."""
+
+    def __init__(self, function: Callable[[Params], tuple[Tensor, Any]]) -> None:
+        self.function = function
+
+    def __call__(self, params: Params) -> Tensor:
+        """The loss alone."""
+        return self.function(params)[0]
 
 
 def layer_of(name: str) -> str:

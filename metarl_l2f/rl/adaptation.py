@@ -19,7 +19,7 @@ from torch.func import grad, vmap
 
 from ..checks import check_choice, check_numbers
 from ..core.learner import MetaLearner, Start
-from ..core.parameters import Loss, Params
+from ..core.parameters import Loss, Params, Watched
 from ..diagnostics import Landscape, conflict_by_task, gradient_cosines, landscape, summed_over_tasks
 from ..inspection import Inspection
 from ..networks.policies import Distribution, Policy, detached
@@ -247,12 +247,7 @@ class Adaptation:
         return adapted
 
     def acting(
-        self,
-        data: MetaData,
-        old: Sequence[Distribution] = (),
-        theta: Params | None = None,
-        *,
-        differentiated: bool = True,
+        self, data: MetaData, old: Sequence[Distribution] = (), theta: Params | None = None
     ) -> list[Distribution]:
         """One task: the policies that collected the episodes of inner step 1 … k and those after it, on these episodes.
 
@@ -260,37 +255,40 @@ class Adaptation:
 
         Args:
             data: the task's own.
-            old: the same policies as they were when they collected them. Given these, the inner loss is that of the
-                likelihood ratio to them, −E[π / π_old A] (ProMP, Eq. 11), which stays right while θ moves.
+            old: the same policies as they were when they collected them; empty where they are still what they were. The
+                inner loss is that of the likelihood ratio to them, −E[π / π_old A] (ProMP, Eq. 11), which stays right
+                while θ moves.
             theta: the initialisation; by default the learner's.
-            differentiated: whether the policies of the inner steps are differentiable, as the others always are.
         """
         theta, steps = self.learner.theta if theta is None else theta, len(data.inner)
-        before: list[Distribution | None] = [*old] if old else [None] * (steps + 2)
-        fresh = self.gradient.inner_data == "resample" and not self.learner.first_gradient_is_known
+        before: list[Distribution | None] = [*old] if old else [None] * steps
+        known, fresh = self.learner.first_gradient_is_known, self.gradient.inner_data == "resample"
+        losses: list[Watched] = []
 
         def loss(pair: tuple[Batch, Distribution | None], step: int) -> Loss:
             batch, past = pair
-            if past is None:
-                return self.loss(batch, step)
-            return lambda params: surrogate_loss(self.policy(params, batch.observations), past, batch)
+
+            def ratios(params: Params) -> tuple[Tensor, Distribution]:
+                policy = self.policy(params, batch.observations)
+                return surrogate_loss(policy, detached(policy) if past is None else past, batch), policy
+
+            losses.append(Watched(ratios))
+            return losses[-1]
 
         path, _ = self.learner.trajectory(
             loss,
-            (data.first, None if fresh else before[0]),
+            (data.first, before[0] if known or not fresh else None),
             lambda number, params: (data.inner[number], before[number]),
             steps,
             theta=theta,
         )
-        acted = [path[0] if fresh else theta, *path[1:]]
-        batches = [*data.inner, data.post]
+        acted: list[Distribution] = [loss.seen for loss in losses[-steps:]]
+        if not (known or fresh):  # θ collected the episodes of the first step, which is taken at θ̄.
+            acted[0] = self.policy(theta, data.inner[0].observations)
+        acted.append(self.policy(path[-1], data.post.observations))
         if self.gradient.initial_counts:
-            acted, batches = [*acted, theta], [*batches, data.first]
-        policies: list[Distribution] = []
-        for number, (params, batch) in enumerate(zip(acted, batches, strict=True)):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and (differentiated or number >= steps)):
-                policies.append(self.policy(params, batch.observations))
-        return policies
+            acted.append(self.policy(theta, data.first.observations))
+        return acted
 
     def objective(self, policies: Sequence[Distribution], old: Sequence[Distribution], data: MetaData) -> Tensor:
         """One task's surrogate: that of the adapted policy, plus the terms of the initial policy where it counts."""

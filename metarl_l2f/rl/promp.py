@@ -86,11 +86,8 @@ class ClippedUpdate(GradientUpdate):
         self.options, self.inner_kl_weights = options, [options.inner_kl_weight] * steps
 
     def policies(self, adaptation: Adaptation, data: MetaData, old: Sequence[Distribution]) -> list[Distribution]:
-        """Those of the inner steps, then the adapted one; the former are constants where their KL needs no gradient.
-
-        In the first epoch it needs none, for the KL is least where the policies are still those of the episodes.
-        """
-        return adaptation.acting(data, old, differentiated=bool(old) and any(self.inner_kl_weights))
+        """Those of the inner steps, then the adapted one, and the initial one where it counts."""
+        return adaptation.acting(data, old)
 
     def terms(
         self, adaptation: Adaptation, policies: list[Distribution], old: Sequence[Distribution], data: MetaData
