@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from metarl_l2f.methods import METHODS, label_of
-from metarl_l2f.reports.curves import learning_curve, learning_panels
+from metarl_l2f.reports.curves import learning_panels
 from metarl_l2f.reports.evaluation import (
     SCORES_FILE,
     Evaluation,
@@ -242,12 +242,12 @@ def after_one_step(study: Study, method: str) -> float:
 
 def table(study: Study, methods: Sequence[str]) -> list[str]:
     """A row for each method that has pilots."""
-    rows = heading("", "Seeds", *steps(study), "Environment steps", "Minutes")
+    rows = heading("", "Seeds", *steps(study), "Environment steps", "Minutes, fastest")
     for method in methods:
         if pilots := study.of(method):
             cells = [f"`{method}`", str(len(pilots)), *mean_by_step(study, pilots)]
             cells.append(f"{np.mean([pilot.env_steps for pilot in pilots]) / 1e6:.2f} M")
-            rows.append("| " + " | ".join([*cells, f"{np.mean([p.seconds for p in pilots]) / 60:.1f}"]) + " |")
+            rows.append("| " + " | ".join([*cells, f"{min(pilot.seconds for pilot in pilots) / 60:.1f}"]) + " |")
     return rows
 
 
@@ -339,16 +339,17 @@ def draw(study: Study, docs: Path) -> None:
     """Draw a picture for each page, of its methods' curves beside MAML's, and one of all methods."""
     folder = docs / "methods"
     for page in sorted(folder.glob("*.md")):
-        if found := SECTION.search(page.read_text("utf-8")):
-            shown = [name for name in dict.fromkeys(["maml", *found[2].split()]) if study.of(name)]
-            if not any(study.of(name) for name in found[2].split()):
-                continue
-            pilots = [pilot for name in shown for pilot in study.of(name)]
-            labels = [label_of(pilot.method) for pilot in pilots]
-            save(learning_curve([study.logs[pilot.key] for pilot in pilots], labels), folder / f"{page.stem}.png")
+        found = SECTION.search(page.read_text("utf-8"))
+        if found and any(study.of(name) for name in found[2].split()):
+            drawn = curves(study, ["maml", *found[2].split()])
+            save(learning_panels(drawn, next(iter(drawn)), before=True, size=(3.4, 2.4)), folder / f"{page.stem}.png")
     if draws_overview(study):
-        curves = {label_of(name): [study.logs[pilot.key] for pilot in study.of(name)] for name in study.methods()}
-        save(learning_panels(curves, label_of("maml")), folder / "overview.png")
+        save(learning_panels(curves(study, study.methods()), label_of("maml")), folder / "overview.png")
+
+
+def curves(study: Study, methods: Sequence[str]) -> dict[str, list[Log]]:
+    """The learning curves of those methods that have pilots, by the methods' labels."""
+    return {label_of(name): [study.logs[p.key] for p in study.of(name)] for name in methods if study.of(name)}
 
 
 @as_program

@@ -34,6 +34,7 @@ from .style import (
 Run = str | os.PathLike[str] | Log
 
 SMOOTHED_SHARE = 0.05  # The part of a run that a point of its smoothed curve averages.
+LEFT_OUT = 4  # Per cent of the lowest scores that panels of several methods leave out.
 
 
 class _Curve(NamedTuple):
@@ -97,50 +98,85 @@ def learning_curve(
 
 
 def learning_panels(
-    methods: Mapping[str, Sequence[Run]], reference: str, *, score: str = "return", columns: int = 5, width: float = 7.5
+    methods: Mapping[str, Sequence[Run]],
+    reference: str,
+    *,
+    score: str = "return",
+    before: bool = False,
+    columns: int = 5,
+    size: tuple[float, float] = (1.5, 1.35),
 ) -> Figure:
     """Draw a panel for each method: its score after the last inner step, beside that of a reference (grey).
 
-    Curves are the running means over 5 % of a run that `learning_curve` draws, means over a method's runs with their
-    95 % t-intervals.
+    Every run has a thin curve, its running mean over 5 % of the run, and every method a thick one, the mean of these at
+    the iterations that all its runs have. The lowest LEFT_OUT per cent of all values, mostly of the first iterations,
+    are below the picture.
 
     Args:
         methods: the runs of each method, by its label; each run as in `learning_curve`.
-        reference: the label that every panel shows in grey; it has no panel of its own.
+        reference: the label that every panel shows in grey; it has a panel of its own only if no other method is given.
         score: as in `learning_curve`.
+        before: whether the scores before adaptation are drawn as well, dashed, as means over runs.
         columns: panels in a row.
-        width: width of the picture, inches.
+        size: width and height of a panel, inches.
 
     Raises:
-        ValueError: the reference has no runs, it has no other method beside it, or a run has no such score.
+        ValueError: the reference has no runs, or a run has no such score.
     """
-    others = [label for label in methods if label != reference]
-    if reference not in methods or not others:
-        raise ValueError(f"methods must name {reference!r} and at least one other, got {', '.join(methods) or 'none'}")
-    after: dict[str, list[_Curve]] = {}
-    for label, runs in methods.items():
-        logs = [_read(run, name, score) for run, name in zip(runs, _names(runs), strict=True)]
-        keys = [f"{score}/step_{_steps(log, score)[-1]}" for log in logs]
-        after[label] = [_smoothed(_curve(log, key, "env_steps"), None) for log, key in zip(logs, keys, strict=True)]
-    columns = min(columns, len(others))
-    rows = -(-len(others) // columns)
-    figure = Figure(figsize=(width, 0.6 + 1.35 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    for axes, label in zip(panels, others, strict=False):
-        _draw_mean(axes, after[reference], color=BEFORE, linewidth=1.0, markersize=3)
-        _draw_mean(axes, after[label], color=COLOURS[0], linewidth=1.4, markersize=3)
+    if reference not in methods:
+        raise ValueError(f"methods must name the reference {reference!r}, got {', '.join(methods) or 'none'}")
+    panels = [label for label in methods if label != reference] or [reference]
+    curves = {label: _before_and_after(runs, score) for label, runs in methods.items()}
+    rows = -(-len(panels) // columns)
+    columns = min(columns, len(panels))
+    figure = Figure(figsize=(size[0] * columns, 0.6 + size[1] * rows), layout="constrained")
+    places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, label in zip(places, panels, strict=False):
+        for shown, colour in ({reference: BEFORE} | {label: COLOURS[0]}).items():
+            _draw_runs(axes, curves[shown][1], color=colour)
+            if before:
+                _draw_mean_alone(axes, curves[shown][0], linestyle="--", linewidth=0.9, color=colour)
         axes.set_title(label, **TEXT)
         finish_open_panel(axes)
-        axes.xaxis.set(major_locator=MaxNLocator(4, steps=[1, 2, 4, 10]), major_formatter=EngFormatter(sep=""))
-    for axes in panels[len(others) - columns : len(others)]:  # The lowest of their columns, also above an empty place.
+        axes.xaxis.set(major_locator=MaxNLocator(5, steps=[1, 2, 4, 10]), major_formatter=EngFormatter(sep=""))
+    drawn = [curve.y for pair in curves.values() for curve in (*(pair[0] if before else ()), *pair[1])]
+    low, high = np.percentile(np.concatenate(drawn), (LEFT_OUT, 100))
+    places[0].set_ylim(low, high + 0.04 * (high - low))
+    for axes in places[max(0, len(panels) - columns) : len(panels)]:  # The lowest panel of every column.
         axes.tick_params(labelbottom=True)
-    for axes in panels[len(others) :]:
+    for axes in places[len(panels) :]:
         axes.set_visible(False)
     figure.supxlabel("environment steps", **TEXT)
-    figure.supylabel(f"mean {score.removeprefix('validation/').replace('_', ' ')} after adaptation", **TEXT)
-    shown = [("the panel's method", COLOURS[0], 1.4), (reference, BEFORE, 1.0)]
-    legend_above(figure, [Line2D([], [], color=c, linewidth=w, label=name) for name, c, w in shown], 2)
+    figure.supylabel(f"mean {score.removeprefix('validation/').replace('_', ' ')}", **TEXT)
+    named = {"the panel's method" if len(panels) > 1 else panels[0]: COLOURS[0], reference: BEFORE}
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in list(named.items())[: len(methods)]]
+    if before:
+        handles.append(Line2D([], [], color=INK, linestyle="--", label="before adaptation"))
+    legend_above(figure, handles, 3)
     return figure
+
+
+def _before_and_after(runs: Sequence[Run], score: str) -> tuple[list[_Curve], list[_Curve]]:
+    """The running means of each run before adaptation, and after its last inner step."""
+    before, after = [], []
+    for run, name in zip(runs, _names(runs), strict=True):
+        log = _read(run, name, score)
+        before.append(_smoothed(_curve(log, f"{score}/step_0", "env_steps"), None))
+        after.append(_smoothed(_curve(log, f"{score}/step_{_steps(log, score)[-1]}", "env_steps"), None))
+    return before, after
+
+
+def _draw_runs(axes: Axes, curves: list[_Curve], **style: Any) -> None:
+    """Draw each run's curve, and their mean."""
+    for curve in curves if len(curves) > 1 else []:
+        axes.plot(curve.x, curve.y, linewidth=0.5, alpha=0.5, **style)
+    _draw_mean_alone(axes, curves, linewidth=1.4, **style)
+
+
+def _draw_mean_alone(axes: Axes, curves: list[_Curve], **style: Any) -> None:
+    """Draw the mean of the runs' curves at the iterations that all of them have."""
+    x, y = _in_common(curves)
+    axes.plot(x.mean(0), y.mean(0), marker=marker(x[0]), markersize=3, **style)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -214,16 +250,22 @@ def _draw_groups(
 
 def _draw_mean(axes: Axes, curves: list[_Curve], **style: Any) -> list[Line2D]:
     """Draw the mean of the runs' curves at the iterations that all of them have, and of several runs its interval."""
-    common = sorted(set.intersection(*(set(curve.iterations.tolist()) for curve in curves)))
-    rows = [np.isin(curve.iterations, common) for curve in curves]
-    x = np.mean([curve.x[row] for curve, row in zip(curves, rows, strict=True)], axis=0)
-    intervals = [mean_interval(y) for y in np.stack([c.y[row] for c, row in zip(curves, rows, strict=True)], axis=1)]
-    mean, half_width = np.array(intervals).reshape(-1, 2).T
+    all_x, all_y = _in_common(curves)
+    x = all_x.mean(0)
+    mean, half_width = np.array([mean_interval(y) for y in all_y.T]).reshape(-1, 2).T
     if len(curves) > 1 and len(x) <= FEW_POINTS:
         axes.errorbar(x, mean, half_width, fmt="none", ecolor=style["color"], elinewidth=0.8, capsize=3)
     elif len(curves) > 1:
         axes.fill_between(x, mean - half_width, mean + half_width, color=style["color"], alpha=0.2, linewidth=0)
     return axes.plot(x, mean, marker=marker(x), **style)
+
+
+def _in_common(curves: list[_Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of runs at the iterations that all of them have, (runs, points) each."""
+    common = sorted(set.intersection(*(set(curve.iterations.tolist()) for curve in curves)))
+    rows = [np.isin(curve.iterations, common) for curve in curves]
+    pairs = [(curve.x[row], curve.y[row]) for curve, row in zip(curves, rows, strict=True)]
+    return np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs])
 
 
 def _curve(log: Log, key: str, x_key: str) -> _Curve:

@@ -291,17 +291,25 @@ def test_every_panel_shows_its_method_beside_the_reference():
         "BOIL": [constant(-5.0, 40)],
     }
     figure = learning_panels(methods, "MAML", columns=2)
-    panels = figure.axes
-    assert [axes.get_title() for axes in panels] == ["ANIL", "BOIL"]
-    for axes, mean in zip(panels, (-30.0, -5.0), strict=True):
-        reference, own = (line.get_ydata() for line in axes.get_lines())
-        np.testing.assert_allclose(reference, -21.0)  # The mean over MAML's runs, -20 and -22.
-        np.testing.assert_allclose(own, mean)
-        assert len(axes.collections) == 1  # The interval of MAML; a single run has none.
+    assert [axes.get_title() for axes in figure.axes] == ["ANIL", "BOIL"]
+    for axes, mean in zip(figure.axes, (-30.0, -5.0), strict=True):
+        # MAML's two runs and their mean; a single run is its own mean.
+        heights = [np.unique(line.get_ydata()).tolist() for line in axes.get_lines()]
+        assert heights == [[-20.0], [-22.0], [-21.0], [mean]]
 
 
-def test_panels_need_their_reference_and_another_method():
-    with pytest.raises(ValueError, match="methods must name 'MAML' and at least one other, got ANIL"):
+def test_panels_show_the_scores_before_adaptation_on_request_and_leave_out_the_lowest_values():
+    falling = constant(-10.0, 100)
+    for line in falling[:3]:
+        line["return/step_1"] = -1000.0
+    runs = [constant(-10.0, 100), falling]
+    (axes,) = learning_panels({"MAML": runs}, "MAML", before=True).axes
+    dashed = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
+    before = [line["return/step_0"] for line in runs[0]]
+    np.testing.assert_allclose(dashed[0].get_ydata(), before)
+    assert min(before) - 1 < axes.get_ylim()[0] < -10
+
+
+def test_panels_need_their_reference():
+    with pytest.raises(ValueError, match="methods must name the reference 'MAML', got ANIL"):
         learning_panels({"ANIL": [constant(-1.0, 3)]}, "MAML")
-    with pytest.raises(ValueError, match="at least one other, got MAML"):
-        learning_panels({"MAML": [constant(-1.0, 3)]}, "MAML")
