@@ -10,6 +10,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from metarl_l2f import MetaRL, MetaRLSettings, PolicyNetwork, load_policy
+from metarl_l2f.networks.pictures import as_numbers
 from metarl_l2f.rl.spaces import Reader, from_plain, taken, to_plain
 from metarl_l2f.training.checkpoint import CheckpointError, save
 from metarl_l2f.training.seeding import Stream, generator
@@ -187,7 +188,18 @@ def test_training_reads_pictures_as_policies_do_and_says_that_they_are_flattened
     run = run_on(Camera)
     assert "Camera: observations are pictures, which the policy reads as 126 numbers" in caplog.text
     (episodes, *_) = run.evaluate(np.array([[0.2]]), episodes=1, steps=1, seed=0).episodes
-    assert sorted(set(episodes.observations.flatten().tolist())) == pytest.approx([0.2])  # 51 and 255 · 0.2, over 255.
+    assert episodes.observations.dtype == torch.uint8 and (episodes.observations == 51).all()  # And 255 · 0.2.
+    policy, seen = run.adaptation.policy, episodes.observations[0, 0, :1]
+    params = dict(policy.named_parameters())
+    scaled = torch.from_numpy(run.sampler.reader(seen[0].reshape(6, 7, 3).numpy()))
+    assert torch.equal(policy(params, seen).mean, policy(params, scaled.unsqueeze(0)).mean)
+
+
+def test_torch_and_numpy_scale_every_byte_alike():
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    read = as_numbers(torch.from_numpy(every), torch.float32)
+    assert np.array_equal(read.numpy().ravel(), Reader(Box(0, 255, (16, 16), np.uint8))(every))
+    assert read.flatten()[[0, 51, 255]].tolist() == [0, np.float32(0.2), 1]
 
 
 def test_large_pictures_need_no_more_memory_than_they_have():

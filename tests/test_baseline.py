@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl_l2f.rl.baseline import LARGEST_OBSERVATION, features, fit_values
+from metarl_l2f.rl.baseline import LARGEST_OBSERVATION, features, fit_values, projection
 
 
 def test_features_by_hand():
@@ -50,13 +50,42 @@ def test_baseline_is_zero_where_no_step_happened():
     assert fit_values(observations, torch.ones_like(mask), mask)[:, 1, 6:].abs().max() == 0
 
 
-def test_the_baseline_reads_the_time_alone_where_observations_are_large():
-    observations = torch.randn(1, 3, 6, LARGEST_OBSERVATION + 1, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(1, 3, 6)
-    assert features(observations, mask).shape == (1, 3, 6, 4)
-    assert features(observations[..., 1:], mask).shape == (1, 3, 6, 2 * LARGEST_OBSERVATION + 4)
-    assert not features(observations, torch.zeros(1, 3, 6)).any()  # 0 where no step happened
-    # Three episodes that differ: their mean at every step is a cubic of the time, and that is what is predicted.
-    clock = torch.arange(6.0)
-    returns = torch.stack([clock**3 + 1, clock**3, clock**3 - 1]).unsqueeze(0)
-    torch.testing.assert_close(fit_values(observations, returns, mask)[0], (clock**3).expand(3, 6), rtol=0, atol=1e-2)
+def test_large_observations_are_features_through_a_fixed_random_projection():
+    size = LARGEST_OBSERVATION + 1
+    observations, mask = torch.randn(2, 8, 10, size, generator=torch.Generator().manual_seed(0)), torch.ones(2, 8, 10)
+    found = features(observations, mask)
+    # 16 numbers, their squares, and four of the time: 80 samples are more than 4 · 16.
+    assert found.shape == (2, 8, 10, 36)
+    p = projection(size)
+    read = observations.numpy().astype(float) @ p
+    np.testing.assert_allclose(found[..., :16], read, atol=1e-12)
+    np.testing.assert_allclose(found[..., 16:32], read**2, atol=1e-12)
+    assert found[0, 0, 1, 32:].tolist() == pytest.approx([0.01, 1e-4, 1e-6, 1.0])
+    # Length is kept on average: the mean of |P o|² over 16 rows is |o|² / O, here 1.
+    assert np.square(p).sum() == pytest.approx(16, rel=0.02) and np.square(read).mean() == pytest.approx(1, rel=0.1)
+    assert features(observations[..., 1:], mask).shape == (2, 8, 10, 2 * LARGEST_OBSERVATION + 4)
+    assert not features(observations, torch.zeros(2, 8, 10)).any()  # 0 where no step happened
+    # Of one task among two, and of few samples: 4 · 2 + 1 samples, two numbers, their squares, and the time.
+    assert torch.equal(features(observations[1], mask[1]), found[1])
+    assert features(observations[:, :1, :9], mask[:, :1, :9]).shape == (2, 1, 9, 2 * 2 + 4)
+
+
+def test_bytes_are_features_as_numbers_from_0_to_1():
+    for size in (2, LARGEST_OBSERVATION + 1):
+        shown = torch.randint(256, (1, 4, 4, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        mask = torch.ones(1, 4, 4)
+        assert torch.equal(features(shown, mask), features(shown.float() / 255, mask))
+
+
+def test_the_baseline_tells_pictures_apart():
+    # A bright square moves over a dark picture; the return is its place, which time does not tell.
+    places = torch.randint(40, (1, 20, 10), generator=torch.Generator().manual_seed(0))
+    pictures = torch.zeros(1, 20, 10, 44, 44, dtype=torch.uint8)
+    for episode in range(20):
+        for step in range(10):
+            at = int(places[0, episode, step])
+            pictures[0, episode, step, 20:24, at : at + 4] = 255
+    returns, mask = places.float() / 40, torch.ones(1, 20, 10)
+    values = fit_values(pictures.flatten(3), returns, mask)
+    assert (returns - values).var() < 0.2 * returns.var()
+    assert (returns - fit_values(pictures.flatten(3) * 0, returns, mask)).var() > 0.9 * returns.var()

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .pictures import as_numbers
+
 SMALLEST_VARIANCE = 1e-8
 """Number added to the variance, so that constant components do not divide by 0."""
 LARGEST = 10.0
@@ -26,10 +28,10 @@ def moments(observations: Tensor, mask: Tensor) -> Moments:
     """Compute the moments of the observations of the steps that happened.
 
     Args:
-        observations: (..., O).
+        observations: (..., O); bytes are those of pictures.
         mask: (...,), 1 where the step happened, else 0.
     """
-    happened = observations[mask > 0].double()
+    happened = as_numbers(observations[mask > 0], mask.dtype).double()
     number = torch.tensor(len(happened), dtype=torch.float64, device=happened.device)
     mean = happened.sum(0) / number.clamp_min(1)
     return Moments(number, mean, (happened - mean).square().sum(0))

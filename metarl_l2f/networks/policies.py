@@ -12,8 +12,11 @@ from ..checks import check_number
 from ..core.parameters import Params
 from .mlp import MLP, Activation
 from .normalisation import Normalisation
+from .pictures import PictureTrunk, as_numbers
 
 SMALLEST_LOG_STD = math.log(1e-6)
+FILTERS = 32
+"""Filters of the convolutions of a picture's trunk, unless another number is given."""
 OUTPUT_SCALE = 0.01
 """Initial weights of a policy's last layer, relative to those of the others. A policy that begins by moving in one
 direction everywhere may never come back; with a mean near 0, or almost equal logits, it explores around its start."""
@@ -148,19 +151,22 @@ def detached(policy: Distribution) -> Distribution:
 class MLPPolicy(nn.Module):
     """The common part of all policies: an MLP whose outputs are the fields of the action's distribution.
 
-    It reads observations as they are, or normalised by their running moments. Its last layer starts OUTPUT_SCALE times
-    as large as the others.
+    It reads observations as they are, or normalised by their running moments; for pictures it may read the features of
+    a `PictureTrunk` instead. Its last layer starts OUTPUT_SCALE times as large as the others.
 
     Args:
         outputs: the name of the MLP among the policy's modules.
-        sizes: the number of units of each layer, from the observation to the outputs.
+        sizes: the length of an observation, and the number of units of each layer up to the outputs.
         activation: the name of the function between layers.
         generator: the source of the initial weights.
         context_size: as in `MLP`.
-        normalise_observations: whether the MLP reads observations through a `Normalisation`, whose moments the caller
-            moves.
+        normalise_observations: whether observations are read through a `Normalisation`, whose moments the caller moves.
+        picture: (H, W, C) of the pictures that a trunk reads, whose numbers in a row are the observations; None for no
+            trunk.
+        filters: as in `PictureTrunk`.
     Raises:
-        ValueError: a size is not positive, or the activation is unknown.
+        ValueError: a size is not positive or not that of the picture, the picture is too small, or the activation is
+            unknown.
     """
 
     def __init__(
@@ -171,10 +177,17 @@ class MLPPolicy(nn.Module):
         generator: torch.Generator | None,
         context_size: int,
         normalise_observations: bool,
+        picture: Sequence[int] | None,
+        filters: int,
     ) -> None:
         super().__init__()
-        self.outputs = outputs
+        self.outputs, self.sizes = outputs, list(sizes)
         self.normalisation = Normalisation(sizes[0]) if normalise_observations else None
+        self.trunk = PictureTrunk(picture, filters, generator) if picture else None
+        if self.trunk is not None:
+            if math.prod(self.trunk.shape) != sizes[0]:
+                raise ValueError(f"pictures of {self.trunk.shape} have another number of numbers than {sizes[0]}")
+            sizes = [self.trunk.feature_size, *sizes[1:]]
         self.add_module(outputs, MLP(sizes, activation, generator, context_size))
         with torch.no_grad():
             self.mlp.layers[-1].get_parameter("weight").mul_(OUTPUT_SCALE)
@@ -187,9 +200,12 @@ class MLPPolicy(nn.Module):
         return network
 
     def computed(self, params: Params, observations: Tensor) -> Tensor:
-        """Map observations (..., O) to the outputs of the MLP."""
+        """Map observations (..., O) to the outputs of the MLP; bytes are those of pictures."""
+        observations = as_numbers(observations, next(iter(params.values())).dtype)
         if self.normalisation is not None:
             observations = self.normalisation(observations)
+        if self.trunk is not None:
+            observations = self.trunk(params, observations)
         outputs: Tensor = self.mlp(params, observations, prefix=f"{self.outputs}.")
         return outputs
 
@@ -202,10 +218,12 @@ class MLPPolicy(nn.Module):
         """Describe the policy, except for its parameters, as plain data that `policy_from_layout` reads."""
         return {
             "kind": type(self).__name__,
-            "sizes": list(self.mlp.sizes),
+            "sizes": self.sizes,
             "activation": self.mlp.activation_name,
             "context_size": self.mlp.context_size,
             "normalise_observations": self.normalisation is not None,
+            "picture": None if self.trunk is None else list(self.trunk.shape),
+            "filters": None if self.trunk is None else self.trunk.blocks.filters,
         }
 
 
@@ -225,7 +243,7 @@ class GaussianPolicy(MLPPolicy):
         generator: the source of the initial weights.
         context_size: as in `MLP`.
         state_dependent_std: whether σ depends on the observation.
-        normalise_observations: as in `MLPPolicy`.
+        normalise_observations, picture, filters: as in `MLPPolicy`.
     Raises:
         ValueError: a number is out of range, or the activation is unknown.
     """
@@ -245,10 +263,12 @@ class GaussianPolicy(MLPPolicy):
         *,
         state_dependent_std: bool = False,
         normalise_observations: bool = False,
+        picture: Sequence[int] | None = None,
+        filters: int = FILTERS,
     ) -> None:
         check_number("initial_std", initial_std, "(0, inf)")
         sizes = [observation_size, *hidden_sizes, action_size * (2 if state_dependent_std else 1)]
-        super().__init__("mean", sizes, activation, generator, context_size, normalise_observations)
+        super().__init__("mean", sizes, activation, generator, context_size, normalise_observations, picture, filters)
         self.state_dependent_std = state_dependent_std
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))
 
@@ -291,9 +311,9 @@ class CategoricalPolicy(MLPPolicy):
         activation: the name of the function between layers.
         generator: the source of the initial weights.
         context_size: as in `MLP`.
-        normalise_observations: as in `MLPPolicy`.
+        normalise_observations, picture, filters: as in `MLPPolicy`.
     Raises:
-        ValueError: a size is not positive, or the activation is unknown.
+        ValueError: a number is out of range, or the activation is unknown.
     """
 
     logarithmic = ()
@@ -309,9 +329,11 @@ class CategoricalPolicy(MLPPolicy):
         context_size: int = 0,
         *,
         normalise_observations: bool = False,
+        picture: Sequence[int] | None = None,
+        filters: int = FILTERS,
     ) -> None:
         sizes = [observation_size, *hidden_sizes, action_size]
-        super().__init__("logits", sizes, activation, generator, context_size, normalise_observations)
+        super().__init__("logits", sizes, activation, generator, context_size, normalise_observations, picture, filters)
 
     def entropy(self, params: Params, observations: Tensor) -> Tensor:
         """Return −Σ_a p log p, nats, in each of the observations (..., O): (...,)."""
@@ -340,6 +362,8 @@ def policy_from_layout(layout: dict[str, Any]) -> Policy:
         "activation": layout["activation"],
         "context_size": layout.get("context_size", 0),
         "normalise_observations": layout.get("normalise_observations", False),
+        "picture": layout.get("picture"),
+        "filters": layout.get("filters"),
     }
     match layout["kind"]:
         case "GaussianPolicy":

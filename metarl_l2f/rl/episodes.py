@@ -10,7 +10,7 @@ class Episodes(NamedTuple):
     """Rollouts of N tasks × B episodes × T steps; entries after an episode's end are 0."""
 
     observations: Tensor
-    """(N, B, T, O), the input of the policy."""
+    """(N, B, T, O), the input of the policy; pictures are bytes, which it scales."""
     actions: Tensor
     """(N, B, T, A), as drawn by the policy, before they are clipped to the action space."""
     rewards: Tensor
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """The S = B·T samples of one task's episodes that losses are computed on; stacked over tasks outside of `vmap`."""
 
     observations: Tensor
-    """(S, O), observations."""
+    """(S, O), observations; pictures are bytes."""
     actions: Tensor
     """(S, A), actions."""
     advantages: Tensor

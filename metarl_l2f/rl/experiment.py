@@ -7,7 +7,6 @@ learner's state and i: runs resume exactly, and two methods with one seed have t
 import copy
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,7 +24,6 @@ from ..diagnostics import degree_of_conflict
 from ..inspection import gamma_statistics
 from ..methods import named
 from ..networks.normalisation import Moments, moments
-from ..networks.policies import CategoricalPolicy, GaussianPolicy, Policy
 from ..parallel.ranks import Group
 from ..parallel.shards import TASKS_PER_SHARD, Share
 from ..parallel.trees import joined, moved, rows_of
@@ -34,6 +32,7 @@ from ..training.seeding import Stream, generator, torch_generator
 from .adaptation import Adaptation, Rollouts
 from .adapted import Adapted, AdaptedPolicy
 from .outer import OuterUpdate
+from .policy import policy_for, warn_of_pictures
 from .promp import ClippedUpdate
 from .sampling import Sampler, listed
 from .settings import DOMAIN_OF, MetaRLSettings
@@ -85,10 +84,10 @@ class MetaRL:
         self.share = Share(settings.tasks_per_batch, group, tasks_per_shard)
         self.share.warn_of_idle(f"make tasks_per_shard smaller than {tasks_per_shard}, which rounds differently")
         self.sampler = self._sampler(len(self.share), settings.episodes_per_task)
-        _warn_of_pictures(self.sampler)
         try:
             self.learner = _learner(settings, self.sampler).to(device or "cpu")
             self.adaptation = Adaptation(self.learner, settings.gradient, threads, tasks_per_shard, settings.horizon)
+            warn_of_pictures(self.adaptation.policy, self.sampler)
         except Exception:
             self.sampler.close()
             raise
@@ -288,7 +287,13 @@ class MetaRL:
         Raises:
             CheckpointError: the state belongs to another environment, policy shape or method.
         """
-        load_into(self.learner, renamed_since_0_1(state.get("learner", {})), "environment, policy or method")
+        learned = renamed_since_0_1(state.get("learner", {}))
+        if self.adaptation.policy.trunk is not None and not any(name.startswith("network.trunk.") for name in learned):
+            raise CheckpointError(
+                "the state is one of a policy that reads pictures by fully connected layers alone, as all did in "
+                "version 0.1; load it with PolicyNetwork(trunk='mlp')"
+            )
+        load_into(self.learner, learned, "environment, policy or method")
         # As an update leaves them, in one vector (`trpo.TrustRegionUpdate`): elsewhere in memory, small products may
         # round otherwise, and the run would go on as another.
         parameters = self.learner.meta_parameters()
@@ -320,50 +325,6 @@ def _spaces(sampler: Sampler) -> str:
     return f"observations of size {sampler.observation_size} and {actions}"
 
 
-def _warn_of_pictures(sampler: Sampler) -> None:
-    if sampler.reader.divisors is not None:
-        numbers = math.prod(sampler.shape) * sampler.horizon * sampler.observation_size
-        logger.warning(
-            "%s: observations are pictures, which the policy reads as %d numbers in a row, scaled to [0, 1]: it does "
-            "not know which of them are neighbours. The episodes of one meta-batch take %.1f GB before adaptation, and "
-            "as much again after every inner step; smaller or grey pictures (gymnasium.wrappers.ResizeObservation, "
-            "GrayscaleObservation) take less",
-            sampler.name,
-            sampler.observation_size,
-            numbers * sampler.dtype.itemsize / 1e9,
-        )
-
-
-def _policy(settings: MetaRLSettings, sampler: Sampler) -> Policy:
-    """A new policy for the sampler's spaces."""
-    sizes, network = (sampler.observation_size, sampler.action_size), settings.policy
-    random, context = torch_generator(settings.seed, Stream.INIT), network.context_size
-    if sampler.discrete:
-        if network.state_dependent_std:
-            raise ValueError(
-                f"state_dependent_std concerns the noise σ of Box actions; {sampler.name} has Discrete actions: leave "
-                "it False"
-            )
-        return CategoricalPolicy(
-            *sizes,
-            network.hidden_sizes,
-            network.activation,
-            random,
-            context,
-            normalise_observations=network.normalise_observations,
-        )
-    return GaussianPolicy(
-        *sizes,
-        network.hidden_sizes,
-        network.activation,
-        network.initial_std,
-        random,
-        context,
-        state_dependent_std=network.state_dependent_std,
-        normalise_observations=network.normalise_observations,
-    )
-
-
 def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:
     """A new policy with its meta-parameters."""
     method, two_sigmas = named(settings.method), settings.method == "maml-two-sigmas"
@@ -373,7 +334,7 @@ def _learner(settings: MetaRLSettings, sampler: Sampler) -> MetaLearner:
             + ("choose a method other than maml-two-sigmas" if two_sigmas else "leave it None")
             + f", got {settings.initial_std_gamma}"
         )
-    policy = _policy(settings, sampler)
+    policy = policy_for(settings.policy, sampler, torch_generator(settings.seed, Stream.INIT))
     attenuation = Attenuation(conditioning="none") if two_sigmas else settings.attenuation
 
     def attenuated(name: str) -> bool:

@@ -21,14 +21,16 @@ from .spaces import Reader, taken
 from .vectorise import name_of
 
 Act = Callable[[Tensor, Tensor], Tensor]
-"""A policy: maps observations (N, B, O) and noise (N, B, A) to actions (N, B, A), one-hot where they are discrete."""
+"""A policy: maps observations (N, B, O) and noise (N, B, A) to actions (N, B, A), one-hot where they are discrete.
+Observations of pictures are bytes."""
 
 
 class Sampler:
     """Collects B episodes of each of N tasks from one vector environment.
 
     The attribute `discrete` is true if actions are numbers from 0 to A − 1, which policies and episodes hold as one-hot
-    rows of length A. Arrays have torch's default dtype, float32 unless a program sets float64.
+    rows of length A. Arrays have torch's default dtype, float32 unless a program sets float64; observations of pictures
+    are bytes.
 
     Args:
         envs: N·B environments, from `vectorise`; those numbered n·B … n·B + B − 1 belong to task n.
@@ -60,6 +62,7 @@ class Sampler:
             )
         hold_statistics(envs, self.name)
         self.reader = _reader(envs)
+        self.observed_dtype = np.dtype(np.uint8) if self.reader.keeps_bytes else self.dtype
         self.action_space, self.discrete = acted, isinstance(acted, spaces.Discrete)
         self.observation_shape = observed.shape
         self.action_shape = (int(acted.n),) if isinstance(acted, spaces.Discrete) else acted.shape
@@ -104,7 +107,7 @@ class Sampler:
         seeds = np.concatenate([g.integers(2**31, size=b) for g in generators])
         drawn = np.stack([g.standard_normal((t_max, b, a_size), dtype=np.float32) for g in generators], 1)
         noise = torch.from_numpy(drawn.astype(self.dtype, copy=False))
-        observations = np.zeros((n, b, t_max, o_size), self.dtype)
+        observations = np.zeros((n, b, t_max, o_size), self.observed_dtype)
         actions = np.zeros((n, b, t_max, a_size), self.dtype)
         rewards, mask = np.zeros((n, b, t_max), self.dtype), np.zeros((n, b, t_max), self.dtype)
         alive = np.ones((n, b), bool)
@@ -114,8 +117,9 @@ class Sampler:
             self.envs.reset(seed=seeds.tolist(), options={"task": _repeated(tasks, b, self.name)}),
         )
         for t in range(t_max):
-            seen = self._checked("observation", seen, (n * b, *self.observation_shape), tasks, t)
-            current = self.reader.scaled(seen.reshape(n, b, o_size))
+            seen = self._checked("observation", seen, (n * b, *self.observation_shape), tasks, t, self.observed_dtype)
+            current = seen.reshape(n, b, o_size)
+            current = current if self.reader.keeps_bytes else self.reader.scaled(current)
             with torch.no_grad():
                 action = act(torch.from_numpy(current), noise[t]).numpy()
             self._checked("action", action, (n, b, a_size), tasks, t)
@@ -134,16 +138,25 @@ class Sampler:
             values[mask == 0] = 0.0
         return Episodes(*(torch.from_numpy(a) for a in (observations, actions, rewards, mask)))
 
-    def _checked(self, what: str, values: Any, shape: tuple[int, ...], tasks: Sequence[Any], step: int) -> np.ndarray:
-        """Convert values to the policy's precision, and refuse other shapes and numbers that are not finite."""
-        values = np.asarray(values)
-        if values.shape != shape or values.dtype.kind not in "biuf":
+    def _checked(
+        self,
+        what: str,
+        values: Any,
+        shape: tuple[int, ...],
+        tasks: Sequence[Any],
+        step: int,
+        dtype: np.dtype | None = None,
+    ) -> np.ndarray:
+        """Convert values to a dtype, by default the policy's precision; refuse other shapes and numbers not finite."""
+        values, dtype = np.asarray(values), dtype or self.dtype
+        in_bytes = dtype == np.uint8  # Other numbers would be cut to bytes without a word.
+        if values.shape != shape or not (values.dtype == dtype if in_bytes else values.dtype.kind in "biuf"):
             raise ValueError(
                 f"{self.name}: {what}s at step {step} have shape {values.shape} and dtype {values.dtype}, expected "
-                f"numbers of shape {shape}"
+                f"{'bytes' if in_bytes else 'numbers'} of shape {shape}"
             )
         with np.errstate(over="ignore"):
-            held = values.astype(self.dtype, copy=False)
+            held = values.astype(dtype, copy=False)
         if not np.isfinite(held).all():
             raise self._not_finite(what, held, values, tasks, step)
         return held

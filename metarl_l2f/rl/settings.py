@@ -10,11 +10,13 @@ from ..core.attenuation import Attenuation
 from ..core.update_rules import InnerLoop
 from ..methods import Named, check_parts, named, with_parts
 from ..networks.mlp import Activation
+from ..networks.policies import FILTERS
 from .adaptation import PolicyGradient
 from .promp import ClippedSurrogate
 from .trpo import TrustRegion
 from .vpg import VanillaGradient
 
+Trunk = Literal["auto", "mlp", "conv"]
 Outer = Literal["trust-region", "promp", "ppo", "vpg"]
 
 
@@ -39,11 +41,18 @@ class PolicyNetwork:
     """Let σ of Box actions depend on the observation: outputs of the network are added to the learned log σ."""
     normalise_observations: bool = False
     """Read observations scaled to mean 0 and variance 1, by the moments of all training episodes so far."""
+    trunk: Trunk = "auto"
+    """What reads observations: the fully connected layers alone (`mlp`), or four 3×3 convolutions of stride 2 before
+    them (`conv`); `auto` takes these for pictures (height, width, channels) of 16 pixels a side or more."""
+    filters: int = FILTERS
+    """Filters of each convolution of the trunk."""
 
     def __post_init__(self) -> None:
         check_choice("activation", self.activation, Activation)
         check_numbers(self, "(0, inf)", "initial_std")
         check_count("context_size", self.context_size, 0)
+        check_choice("trunk", self.trunk, Trunk)
+        check_count("filters", self.filters)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from ..networks.pictures import BRIGHTEST
 from .copies import flattened
-
-BRIGHTEST = 255  # The largest byte of a picture; policies read bytes divided by this.
 
 ActionSpace = spaces.Box | spaces.Discrete
 
@@ -62,6 +61,11 @@ class Reader:
         assert isinstance(flat, spaces.Box)  # `vectorise` refuses all others.
         return flat
 
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether observations are held as bytes, a quarter of the memory, which policies convert as they read."""
+        return is_picture(self.space)
+
     @cached_property
     def divisors(self) -> np.ndarray | None:
         """The divisor of each of the O numbers, (O,); None where nothing is scaled."""
@@ -69,7 +73,7 @@ class Reader:
         return divisors if (divisors != 1).any() else None
 
     def scaled(self, observations: np.ndarray) -> np.ndarray:
-        """Divide the numbers of flat observations (..., O) that belong to pictures by 255."""
+        """Divide the numbers of flat observations (..., O), in floating point, that belong to pictures by 255."""
         return observations if self.divisors is None else observations / self.divisors.astype(observations.dtype)
 
     def __call__(self, observation: Any, dtype: Any = np.float32) -> np.ndarray:

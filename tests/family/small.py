@@ -1,6 +1,7 @@
 """A learner of any named method, with any kind of policy, on a handful of invented samples, in float64."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -24,8 +25,13 @@ class Kind(NamedTuple):
 
     network: Mapping[str, Any] = MappingProxyType({})
     """Entries of `PolicyNetwork`."""
-    observations: int = 2
+    shape: tuple[int, ...] = (2,)
+    """The shape of observations; pictures are bytes."""
     discrete: bool = False
+
+    @property
+    def observations(self):
+        return math.prod(self.shape)
 
 
 PLAIN = Kind()
@@ -35,6 +41,7 @@ KINDS = {
     "silu": Kind({"activation": "silu"}),
     "categorical": Kind(discrete=True),
     "normalised": Kind({"normalise_observations": True}),
+    "pictures": Kind({"filters": 2}, (16, 17, 1)),
 }
 
 
@@ -64,7 +71,13 @@ def small(method, steps=2, seed=0, kind=PLAIN, **changes):
     region = dataclasses.replace(settings.region, fisher_fraction=1.0)
     changes |= {} if settings.initial_std_gamma is None else {"initial_std_gamma": None if kind.discrete else 0.7}
     settings = dataclasses.replace(settings, policy=policy, inner=inner, region=region, seed=seed, **changes)
-    spaces = SimpleNamespace(observation_size=kind.observations, action_size=2, discrete=kind.discrete, name="invented")
+    spaces = SimpleNamespace(
+        observation_size=kind.observations,
+        observation_shape=kind.shape,
+        action_size=2,
+        discrete=kind.discrete,
+        name="invented",
+    )
     learner = _learner(settings, spaces).double()
     with torch.no_grad():  # So that no weight starts at 0, nor next to nothing.
         random = torch.Generator().manual_seed(seed)
@@ -90,6 +103,8 @@ def invented(steps, seed=0, kind=PLAIN):
         happened[:, 0, 2:] = 0
         weights = (happened / happened.sum((1, 2), keepdim=True)).flatten(1)
         observations, actions = draw(kind.observations), draw(2)
+        if len(kind.shape) == 3:
+            observations = (128 + 50 * observations).clamp(0, 255).to(torch.uint8)
         if kind.discrete:
             actions = torch.nn.functional.one_hot(actions.argmax(-1), 2).double()
         return Batch(observations, actions, draw() * (weights > 0), weights)

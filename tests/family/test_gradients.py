@@ -13,7 +13,7 @@ from metarl_l2f.rl.adaptation import magic
 from metarl_l2f.rl.outer import flat
 from metarl_l2f.rl.trpo import MetaSurrogate
 
-from .small import EVERY, KINDS, TASKS, small, task_of
+from .small import EVERY, KINDS, PLAIN, TASKS, small, task_of
 
 
 class Held:
@@ -85,9 +85,12 @@ def assert_surrogates_gradient(one, monkeypatch):
     assert_slopes(learner, gradient, loop)
 
 
-@pytest.mark.parametrize("method", [name for name in EVERY if small(name).settings.outer != "trust-region"])
-def test_the_gradient_of_updates_by_adam_away_from_where_episodes_were_collected(method, monkeypatch):
-    one = small(method)
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [(name, PLAIN) for name in EVERY if small(name).settings.outer != "trust-region"] + [("promp", KINDS["pictures"])],
+)
+def test_the_gradient_of_updates_by_adam_away_from_where_episodes_were_collected(method, kind, monkeypatch):
+    one = small(method, kind=kind)
     learner, data = one.learner, one.data
     policies = partial(one.outer.policies, one.adaptation)
 
