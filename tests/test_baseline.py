@@ -57,6 +57,7 @@ def test_large_observations_are_features_through_a_fixed_random_projection():
     # 16 numbers, their squares, and four of the time: 80 samples are more than 4 · 16.
     assert found.shape == (2, 8, 10, 36)
     p = projection(size)
+    assert np.array_equal(projection.__wrapped__(size), p)  # The same in another run.
     read = observations.numpy().astype(float) @ p
     np.testing.assert_allclose(found[..., :16], read, atol=1e-12)
     np.testing.assert_allclose(found[..., 16:32], read**2, atol=1e-12)

@@ -78,6 +78,7 @@ def test_a_policy_with_a_trunk_is_built_anew_from_its_layout(kind):
     ("shape", "message"),
     [
         ((15, 64, 3), "pictures of 15×64 vanish in the four halvings .* needs 16×16 pixels; choose trunk='mlp'"),
+        ((10, 12, 14), "pictures of 10×12 vanish in the four halvings"),
         ((3, 64, 64), r"got \(3, 64, 64\), which looks like \(channels, height, width\); move channels last"),
         ((64, 64), r"\(height, width, channels\), got \(64, 64\); choose trunk='mlp', or add the axis"),
         ((4,), r"\(height, width, channels\), got \(4,\); choose trunk='mlp'"),
