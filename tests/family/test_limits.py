@@ -260,6 +260,21 @@ def test_an_update_adapts_once_for_each_epoch_and_once_for_its_metrics(method, p
     assert len(calls) == 2 * passes * (one.outer.epochs + 1)
 
 
+@pytest.mark.parametrize("inner_data", ["reuse", "gradient_at_init", "resample"])
+def test_the_policy_of_the_first_inner_step_is_the_one_that_collected_its_episodes(inner_data):
+    plain = small("l2f")
+    one = small("l2f", gradient=dataclasses.replace(plain.settings.gradient, inner_data=inner_data))
+    data = task_of(one.data, 0)
+    data = data._replace(inner=(data.post, *data.inner[1:])) if inner_data == "resample" else data
+    start = one.learner.start(one.adaptation.loss(data.first)).params
+    params = start if inner_data == "resample" else one.learner.theta  # Fresh episodes are those of θ̄.
+    expected = one.adaptation.policy(params, data.inner[0].observations)
+    old = [Gaussian(policy.mean + 0.3, policy.log_std) for policy in one.adaptation.acting(data)]
+    for found in (one.adaptation.acting(data), one.adaptation.acting(data, old)):
+        assert len(found) == 3
+        torch.testing.assert_close(found[0], expected)
+
+
 def test_clipped_ratios_by_hand():
     # π_old(a) = ½ each; now the ratios are 1.5, 0.5, 1.5, 0.5 with advantages 1, 1, −1, −1 and ε = 0.2:
     # min(r A, clip(r) A) = min(1.5, 1.2), min(0.5, 0.8), min(−1.5, −1.2), min(−0.5, −0.8) = 1.2, 0.5, −1.5, −0.8
