@@ -77,6 +77,8 @@ class Pilot(NamedTuple):
     """The flags by which its settings differ from MAML's."""
     seed: int
     iterations: int
+    best: int
+    """The iteration after which its evaluated model was saved, the best by validation."""
     env_steps: int
     seconds: float
     """The time of all meta-iterations, on a machine that did other work beside."""
@@ -156,19 +158,20 @@ def collected(folders: Sequence[Path]) -> Study:
         if config["launcher"] != LAUNCHER:
             raise ValueError(f"runs must be of launchers/{LAUNCHER}.py, but {folder} is of {config['launcher']}.py")
         settings = config["options"]["settings"]
-        seconds, last = sum(line["time/iteration"] for line in log), log[-1]
+        evaluation, seconds = load_evaluation(folder / "evaluation.json"), sum(line["time/iteration"] for line in log)
+        iterations = {line["env_steps"]: line["iteration"] for line in log}
         pilot = Pilot(
-            *(
-                settings["method"],
-                changes_of(settings, study.reference),
-                settings["seed"],
-                last["iteration"],
-                last["env_steps"],
-            ),
-            *(round(seconds, 1), config["git_commit"] or ""),
+            method=settings["method"],
+            changes=changes_of(settings, study.reference),
+            seed=settings["seed"],
+            iterations=log[-1]["iteration"],
+            best=iterations[evaluation.model["env_steps_trained"]],
+            env_steps=log[-1]["env_steps"],
+            seconds=round(seconds, 1),
+            git_commit=config["git_commit"] or "",
         )
         study.pilots.append(pilot)
-        study.evaluations[pilot.key] = load_evaluation(folder / "evaluation.json")
+        study.evaluations[pilot.key] = evaluation
         study.logs[pilot.key] = [{key: line[key] for key in CURVES} for line in log]
     if not study.pilots:
         raise ValueError("none of the runs is finished; name one that has an evaluation.json")
@@ -203,8 +206,10 @@ def read(folder: Path) -> Study:
     study = Study([], {}, {}, json.loads((folder / REFERENCE_FILE).read_text("utf-8")))
     with open(folder / "runs.csv", newline="") as file:
         for row in csv.DictReader(file):
-            numbers = int(row["seed"]), int(row["iterations"]), int(row["env_steps"]), float(row["seconds"])
-            study.pilots.append(Pilot(row["method"], row["changes"], *numbers, row["git_commit"]))
+            numbers = (int(row[name]) for name in ("seed", "iterations", "best", "env_steps"))
+            study.pilots.append(
+                Pilot(row["method"], row["changes"], *numbers, float(row["seconds"]), row["git_commit"])
+            )
     with open(folder / "curves.csv", newline="") as file:
         for row in csv.DictReader(file):
             lines = study.logs.setdefault((row["method"], row["changes"], row["seed"]), [])
@@ -259,9 +264,20 @@ def everything(study: Study) -> list[str]:
     below = [f"`{method}` ({minus(f'{score:.2f}')})" for method, score in scores.items() if score < BAR]
     bar = f"The bar is the return of untuned MAML after one step, {minus(f'{BAR:.0f}')}"
     verdict = f"{bar}. Below it: {', '.join(below)}." if below else f"{bar}: no method is below it."
+    early = [
+        f"`{pilot.method}` {pilot.seed} ({pilot.best})"
+        for method in scores
+        for pilot in study.of(method)
+        if pilot.best < pilot.iterations
+    ]
+    earlier = (
+        [f"Evaluated at an earlier iteration than the last, for it validated better: {', '.join(early)}."]
+        if early
+        else []
+    )
     missing = [f"`{method}`" for method in named_in_order() if method not in scores]
     lacking = [f"Without pilots yet: {', '.join(missing)}."] if missing else []
-    return [*table(study, study.methods()), "", verdict, *lacking]
+    return [*table(study, study.methods()), "", verdict, *earlier, *lacking]
 
 
 def others(study: Study) -> list[str]:
