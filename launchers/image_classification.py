@@ -76,6 +76,14 @@ class ImageClassification(NetworkOptions):
     problem_class = ImageProblem
     convolves = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adapt == "head" and self.settings.inner.adapts in ("body", "context"):
+            raise ValueError(
+                f"adapt='head' moves the last layer alone, but method {self.settings.method!r} adapts the "
+                f"{self.settings.inner.adapts}; leave out --adapt head, or choose another method"
+            )
+
     @property
     def keep_best(self) -> int:
         """The number of best models that validation keeps."""

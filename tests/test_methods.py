@@ -152,3 +152,12 @@ def test_a_name_without_its_constants_is_refused():
 def test_any_other_environment_gets_the_maml_papers_constants(method):
     settings = MetaRLSettings.for_domain(None, method)
     assert (settings.method, settings.policy, settings.inner.inner_lr) == (method, PolicyNetwork(), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("domain", "method", "inner_lr"),
+    [("navigation", "cavia", 1.0), ("ant", "cavia", 10.0), (None, "cavia", 10.0), ("navigation", "cavia+l2f", 0.1)],
+)
+def test_a_context_moves_by_its_papers_step_size_unless_pilots_say_otherwise(domain, method, inner_lr):
+    settings = MetaRLSettings.for_domain(domain, method)
+    assert (settings.inner.inner_lr, settings.policy.context_size) == (inner_lr, 50)

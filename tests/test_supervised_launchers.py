@@ -16,6 +16,7 @@ from metarl_l2f.reports.fits import sinusoid_fit
 from metarl_l2f.runs.command_line import parse
 from metarl_l2f.runs.images import ImageData
 from metarl_l2f.supervised.leo.embeddings import load_embeddings
+from metarl_l2f.supervised.settings import SupervisedSettings
 from metarl_l2f.training import metrics
 
 TINY_SINUSOID = (
@@ -203,6 +204,12 @@ def test_what_is_adapted_and_attenuated_follows_the_flags(folder_of_images):
     assert len(whole.rule.names) == 6 and head.rule.names == ["head.weight", "head.bias"]
     assert whole.attenuator.names == head.attenuator.names == whole.rule.names
     assert not any("norm" in name for name in whole.attenuator.names)
+    cavia = SupervisedSettings.for_problem("image_classification", "cavia+l2f")
+    context = learner(settings=cavia)
+    assert context.rule.names == ["blocks.2.film.context"]
+    assert set(context.attenuator.names) == {*whole.attenuator.names, "blocks.2.film.linear.weight"}
+    with pytest.raises(ValueError, match=r"adapt='head' moves .*, but method 'cavia\+l2f' adapts the context"):
+        learner(settings=cavia, adapt="head")
 
 
 def test_mirrored_classes_are_learned_from_but_not_tested_on(folder_of_images):

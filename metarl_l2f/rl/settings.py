@@ -159,12 +159,15 @@ class MetaRLSettings:
             raise ValueError(f"domain must be one of {known}, or None for any other, got {domain!r}")
         chosen = named(method)
         constants = (_anywhere if name is None else DOMAINS[name])(chosen)
-        parts = {**CONTEXT, **chosen.method.parts} if chosen.base == "cavia" else chosen.method.parts
-        return with_parts(constants, {"method": method, **parts, **TUNED.get((name or "", method), {})})
+        parts = {"method": method, **chosen.method.parts}
+        if chosen.base == "cavia":
+            parts |= CAVIA | ({"inner.inner_lr": constants.inner.inner_lr} if chosen.attenuated else {})
+        return with_parts(constants, {**parts, **TUNED.get((name or "", method), {})})
 
 
-CONTEXT: Mapping[str, Any] = {"policy.context_size": 50, "inner.inner_lr": 10.0}
-"""What CAVIA has besides its parts in reinforcement learning: the constants of its paper (Sec. 5.3)."""
+CAVIA = {"policy.context_size": 50, "inner.inner_lr": 10.0}
+"""What CAVIA has besides its parts, as in its paper (Sec. 5.3); beside L2F's attenuation, L2F's own step size, for with
+the paper's navigation is not learned."""
 
 
 def _quietens(method: Named) -> bool:
