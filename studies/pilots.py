@@ -206,10 +206,9 @@ def read(folder: Path) -> Study:
     study = Study([], {}, {}, json.loads((folder / REFERENCE_FILE).read_text("utf-8")))
     with open(folder / "runs.csv", newline="") as file:
         for row in csv.DictReader(file):
-            numbers = (int(row[name]) for name in ("seed", "iterations", "best", "env_steps"))
-            study.pilots.append(
-                Pilot(row["method"], row["changes"], *numbers, float(row["seconds"]), row["git_commit"])
-            )
+            seed, iterations, best, steps = (int(row[name]) for name in ("seed", "iterations", "best", "env_steps"))
+            counts = seed, iterations, best, steps, float(row["seconds"])
+            study.pilots.append(Pilot(row["method"], row["changes"], *counts, row["git_commit"]))
     with open(folder / "curves.csv", newline="") as file:
         for row in csv.DictReader(file):
             lines = study.logs.setdefault((row["method"], row["changes"], row["seed"]), [])
