@@ -280,7 +280,7 @@ TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("navigation", "boil"): {"inner.inner_lr": 0.1},
     ("navigation", "cavia"): {"inner.inner_lr": 1.0},
     **{
-        ("navigation", method): {"clipped.outer_lr": 0.0075, "clipped.epochs": 2}
+        ("navigation", method): {"clipped.outer_lr": 0.005, "clipped.epochs": 2}
         for method in ("promp", "promp+l2f", "maml-ppo", "maml-ppo+l2f")
     },
     ("navigation", "maml-vpg"): {"vanilla.vpg_lr": 0.01},
