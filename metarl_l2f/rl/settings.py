@@ -192,7 +192,7 @@ def _navigation(method: Named) -> MetaRLSettings:
     policy = PolicyNetwork((64, 64), "tanh", initial_std=1.0)
     if method.base == "l2f-paper":
         quiet = MetaRLSettings(policy=dataclasses.replace(policy, initial_std=0.2))
-        return as_published(quiet, inner_lr=0.02, gae_lambda=0.9)
+        return as_published(quiet, inner_lr=0.02, gae_lambda=0.9, max_kl=0.005)
     if not _quietens(method):
         return MetaRLSettings(
             "maml",
@@ -283,7 +283,7 @@ TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
         ("navigation", method): {"clipped.outer_lr": 0.005, "clipped.epochs": 2}
         for method in ("promp", "promp+l2f", "maml-ppo", "maml-ppo+l2f")
     },
-    ("navigation", "maml-vpg"): {"vanilla.vpg_lr": 0.01},
+    ("navigation", "maml-vpg"): {"vanilla.vpg_lr": 0.003},
     ("navigation", "maml-dice"): {"gradient.dice_lambda": 0.9},
 }
 """Constants of a method in a domain, by (domain, method), where they are not those of its kin above."""
