@@ -27,6 +27,7 @@ from metarl_l2f import MetaRL, MetaRLSettings
 from metarl_l2f.checks import check_counts
 from metarl_l2f.methods import METHODS, named
 from metarl_l2f.parallel.memory import quiet_machine
+from metarl_l2f.parallel.shards import TASKS_PER_SHARD
 
 ENVIRONMENT = "metarl_l2f/Navigation2D-v0"
 BASELINE = "maml"
@@ -65,7 +66,8 @@ class Options:
     clock: Literal["wall", "processor"] = "wall"
     """Seconds that are compared: those of the clock on the wall, or those that the processor spends on all threads."""
     memory: bool = True
-    """Measure the peak memory, too: each method trains a little in a process of its own."""
+    """Measure the peak memory, too: each method trains a little in a process of its own, with one thread for each shard
+    of tasks."""
     out: Path | None = None
     """File to write, csv; by default nothing is written."""
 
@@ -100,7 +102,7 @@ class Figures(NamedTuple):
     update: float
     """The fraction of it that is the meta-update, the median."""
     peak_memory_gib: float
-    """Of a process that trains with this method alone; NaN where it was not measured."""
+    """Peak memory of a process that trains with this method alone, GiB; NaN where it was not measured."""
 
     @property
     def largest_ratio(self) -> float | None:
@@ -126,9 +128,12 @@ def experiment(method: str, options: Options) -> MetaRL:
 
 
 def peak_memory(method: str, options: Options) -> float:
-    """Peak memory of this process after a few meta-iterations, GiB."""
+    """Peak memory of this process after a few meta-iterations, GiB, with a thread for each shard of tasks.
+
+    That is the most that threads can need, for each holds the graph of one shard.
+    """
     quiet_machine()
-    run = experiment(method, options)
+    run = experiment(method, dataclasses.replace(options, threads=math.ceil(options.tasks_per_batch / TASKS_PER_SHARD)))
     for iteration in range(1, WARM_UP + 2):
         run.iterate(iteration)
     run.close()

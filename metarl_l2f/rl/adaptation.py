@@ -125,7 +125,7 @@ class Rollouts(NamedTuple):
 
 
 def policy_loss(
-    policy: Policy,
+    policy: Callable[[Params, Tensor], Distribution],
     batch: Batch,
     estimator: Estimator,
     params: Params,
@@ -139,7 +139,7 @@ def policy_loss(
     altogether and the third has.
 
     Args:
-        policy: the policy.
+        policy: (parameters, observations) → the distribution of the action.
         batch: the task's samples.
         estimator: the form.
         params: the point at which the loss is computed.
@@ -224,12 +224,16 @@ class Adaptation:
 
     # ---- one task ---------------------------------------------------------------------------------------------
 
-    def loss(self, batch: Batch, step: int = 0) -> Loss:
-        """One task's inner loss as a function of its parameters, the same at every inner step."""
-        how = self.gradient
-        return partial(
-            policy_loss, self.policy, batch, how.estimator, horizon=self.horizon, dice_lambda=how.dice_lambda
-        )
+    def loss(self, batch: Batch, step: int = 0, policy: Callable[[Params, Tensor], Distribution] | None = None) -> Loss:
+        """One task's inner loss as a function of its parameters, the same at every inner step.
+
+        Args:
+            batch: the task's samples.
+            step: the inner step's number, from 0.
+            policy: (parameters, observations) → the distribution of the action; by default the learner's policy.
+        """
+        how, policy = self.gradient, policy or self.policy
+        return partial(policy_loss, policy, batch, how.estimator, horizon=self.horizon, dice_lambda=how.dice_lambda)
 
     def policies(self, data: MetaData, theta: Params | None = None) -> list[Distribution]:
         """One task: adapt through its data, differentiably, and look at the adapted policy on its own episodes.
@@ -241,12 +245,27 @@ class Adaptation:
             theta: the initialisation; by default the learner's.
         """
         theta = self.learner.theta if theta is None else theta
+        # The first inner loss is that of the initial policy, on the same episodes.
+        seen = self.gradient.initial_counts and self.learner.first_gradient_is_known
+        losses: list[Watched] = []
+
+        def loss(batch: Batch, step: int) -> Loss:
+            if not seen:
+                return self.loss(batch, step)
+
+            def watched(params: Params) -> tuple[Tensor, Distribution]:
+                policy = self.policy(params, batch.observations)
+                return self.loss(batch, step, lambda params, observations: policy)(params), policy
+
+            losses.append(Watched(watched))
+            return losses[-1]
+
         path, _ = self.learner.trajectory(
-            self.loss, data.first, lambda number, params: data.inner[number], len(data.inner), theta=theta
+            loss, data.first, lambda number, params: data.inner[number], len(data.inner), theta=theta
         )
         adapted = [self.policy(path[-1], data.post.observations)]
         if self.gradient.initial_counts:
-            adapted.append(self.policy(theta, data.first.observations))
+            adapted.append(losses[0].seen if seen else self.policy(theta, data.first.observations))
         return adapted
 
     def acting(
