@@ -218,6 +218,15 @@ def test_every_part_of_the_family_moves_what_it_should_of_a_policy_that_sees(met
         assert not made.rejected and {f"network.{conv}", f"network.{last}"} <= changed
 
 
+@pytest.mark.parametrize("space", [Box(0, 255, (16, 1, 16), np.uint8), Box(0, 255, (16, 16, 1), np.float32)])
+def test_a_policy_that_sees_adapts_to_pictures_of_its_own_kind_alone(space, trained):
+    class Other(Halves):
+        observation_space = space
+
+    with pytest.raises(ValueError, match=r"trained on Halves, with observations of shape \(16, 16, 1\), uint8, and"):
+        trained.adapt(Other, task=1)
+
+
 def of_ranks(group, threads=1):
     with contextlib.closing(
         MetaRL(Halves, settings_for("maml-vpg"), group=group, threads=threads, tasks_per_shard=2)

@@ -15,7 +15,7 @@ from .normalisation import Normalisation
 from .pictures import PictureTrunk, as_numbers
 
 SMALLEST_LOG_STD = math.log(1e-6)
-FILTERS = 32
+FILTERS = 16
 """Filters of the convolutions of a picture's trunk, unless another number is given."""
 OUTPUT_SCALE = 0.01
 """Initial weights of a policy's last layer, relative to those of the others. A policy that begins by moving in one

@@ -260,7 +260,8 @@ class MetaRL:
         return Adapted(policies, returns, {name: float(g.mean()) for name, g in gammas.items()})
 
     def _check_same_spaces(self, sampler: Sampler) -> None:
-        found, trained = _spaces(sampler), _spaces(self.sampler)
+        sees = self.adaptation.policy.trunk is not None
+        found, trained = _spaces(sampler, sees), _spaces(self.sampler, sees)
         if found != trained:
             raise ValueError(
                 f"{sampler.name} has {found}, but the policy was trained on {self.sampler.name}, with {trained}; "
@@ -318,10 +319,12 @@ class MetaRL:
         return {} if log_std is None else {"policy/std": float(log_std.detach().exp().mean())}
 
 
-def _spaces(sampler: Sampler) -> str:
-    """The sizes that a policy must fit, in words."""
+def _spaces(sampler: Sampler, sees: bool) -> str:
+    """The sizes that a policy must fit, in words; of one that sees, the shape and the kind of numbers."""
     size = sampler.action_size
     actions = f"{size} Discrete actions" if sampler.discrete else f"Box actions of size {size}"
+    if sees:
+        return f"observations of shape {sampler.observation_shape}, {sampler.reader.flat.dtype}, and {actions}"
     return f"observations of size {sampler.observation_size} and {actions}"
 
 

@@ -192,6 +192,13 @@ JOURNEYS: Mapping[str, Journey] = {
         },
         writes_tables,
     ),
+    "benchmarks/pictures.py": Journey(
+        {
+            **{"--side": "16", "--tasks-per-batch": "2", "--episodes-per-task": "2", "--horizon": "5"},
+            **{"--iterations": "1"},
+        },
+        writes_tables,
+    ),
     "benchmarks/task_batching.py": Journey({"--rounds": "1", "--iterations": "1"}, measures),
     "benchmarks/scaling.py": Journey(
         {"--ranks": "2", "--iterations": "1", "--tasks-per-batch": "2", "--episodes-per-task": "2", "--horizon": "5"},
