@@ -72,10 +72,18 @@ def test_large_observations_are_features_through_a_fixed_random_projection():
 
 
 def test_bytes_are_features_as_numbers_from_0_to_1():
-    for size in (2, LARGEST_OBSERVATION + 1):
+    for size in (4, LARGEST_OBSERVATION + 1):  # Below and above a quarter of the 16 samples.
         shown = torch.randint(256, (1, 4, 4, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         mask = torch.ones(1, 4, 4)
         assert torch.equal(features(shown, mask), features(shown.float() / 255, mask))
+
+
+def test_small_pictures_do_not_explain_more_returns_than_there_are_samples():
+    shown = torch.randint(256, (1, 8, 10, 21), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 8, 10)
+    assert features(shown, mask).shape[-1] == 2 * 16 + 4  # 21 numbers are more than 80 / 4.
+    assert features(shown[..., 1:], mask).shape[-1] == 2 * 20 + 4
+    assert features(shown.float(), mask).shape[-1] == 2 * 21 + 4  # Other observations stay as they are.
 
 
 def test_the_baseline_tells_pictures_apart():

@@ -1,8 +1,8 @@
 """Linear feature baseline (Duan et al. 2016): a ridge regression of returns on simple features, one fit per task.
 
-Observations with more than LARGEST_OBSERVATION numbers, such as pictures, are read through a fixed random projection to
-a few numbers: otherwise the system of equations would take O² numbers, and with more features than samples the fit
-would equal every return, so that all advantages were 0.
+Observations with more than LARGEST_OBSERVATION numbers, and pictures with more than a quarter as many numbers as a task
+has samples, are read through a fixed random projection to a few numbers: otherwise the system of equations would take
+O² numbers, and with more features than samples the fit would equal every return, so that all advantages were 0.
 """
 
 import math
@@ -27,8 +27,8 @@ PROJECTED = 16
 def features(observations: Tensor, mask: Tensor) -> Tensor:
     """Compute the features [o, o², τ, τ², τ³, 1], with τ = t / 100.
 
-    Large observations (O > LARGEST_OBSERVATION) are replaced by P o, with `projection`'s P, which has
-    min(PROJECTED, B·T / 4) rows.
+    Large observations (O > LARGEST_OBSERVATION, or for bytes O > B·T / 4) are replaced by P o, with `projection`'s P,
+    which has min(PROJECTED, B·T / 4) rows.
 
     Args:
         observations: (..., B, T, O), or (T, O) for one episode; bytes are those of pictures, divided by 255.
@@ -40,8 +40,9 @@ def features(observations: Tensor, mask: Tensor) -> Tensor:
     *leading, length, size = observations.shape
     steps = torch.arange(length, dtype=torch.float64, device=observations.device) / 100.0
     clock = torch.stack([steps, steps**2, steps**3, torch.ones_like(steps)], -1).expand(*leading, length, 4)
-    if size > LARGEST_OBSERVATION:
-        o = projected(observations, mask, min(PROJECTED, math.prod(mask.shape[-2:]) // 4))
+    supported = math.prod(mask.shape[-2:]) // 4
+    if size > LARGEST_OBSERVATION or (observations.dtype == torch.uint8 and size > supported):
+        o = projected(observations, mask, min(PROJECTED, supported))
     else:
         o = as_numbers(observations, mask.dtype).double()
     return torch.cat([o, o.square(), clock], -1) * mask.unsqueeze(-1)
