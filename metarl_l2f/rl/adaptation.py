@@ -53,9 +53,6 @@ class PolicyGradient:
     estimator: Estimator = "lvc"
     """Inner loss: log π · A (`reinforce`), π / ⊥π · A (`lvc`): the same first, and nearly the right second derivative,
     or products of π / ⊥π up to each time step (`dice`): the right second derivative, of more variance."""
-    dice_lambda: float = 1.0
-    """λ of `dice`, in [0, 1]: an action counts λᵏ as much for the advantage k time steps later, so that 1 is DiCE and 0
-    is `lvc`, with less variance and more bias in between."""
     inner_data: InnerData = "gradient_at_init"
     """Episodes of the first inner step after attenuation: those of the initialisation, at θ̄ (`reuse`) or at θ
     (`gradient_at_init`), or fresh ones from θ̄ (`resample`)."""
@@ -64,6 +61,9 @@ class PolicyGradient:
     exploration_weight: float = 0.0
     """Weight of the credit that the unadapted policy gets for the returns after adaptation to its episodes (E-MAML),
     which is another thing than its own return; above 0 its KL is bounded too."""
+    dice_lambda: float = 1.0
+    """λ of `dice`, in [0, 1]: an action counts λᵏ as much for the advantage k time steps later, so that 1 is DiCE and 0
+    is `lvc`, with less variance and more bias in between."""
 
     def __post_init__(self) -> None:
         check_choice("estimator", self.estimator, Estimator)

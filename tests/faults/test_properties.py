@@ -138,11 +138,11 @@ SETTINGS = st.builds(
     ),
     gradient=st.builds(
         PolicyGradient,
-        FRACTIONS,
-        FRACTIONS,
-        st.sampled_from(["reinforce", "lvc"]),
-        st.sampled_from(["reuse", "gradient_at_init", "resample"]),
-        st.sampled_from([0.0, 0.1]),
+        discount=FRACTIONS,
+        gae_lambda=FRACTIONS,
+        estimator=st.sampled_from(["reinforce", "lvc", "dice"]),
+        inner_data=st.sampled_from(["reuse", "gradient_at_init", "resample"]),
+        initial_weight=st.sampled_from([0.0, 0.1]),
     ),
     region=st.builds(TrustRegion, fisher_fraction=st.sampled_from([0.1, 1.0])),
 )
