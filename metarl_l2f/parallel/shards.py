@@ -43,8 +43,50 @@ class Shards:
 
     def map(self, function: Callable[..., Any], tree: Any) -> list[Any]:
         """Compute function(shard) for every shard of a tree of tensors that are stacked over tasks."""
+        return self.map_list(function, self.cut(tree))
+
+    def cut(self, tree: Any) -> list[Any]:
+        """The shards of a tree of tensors that are stacked over tasks."""
         starts = range(0, count(tree), self.tasks_per_shard)
-        return self.map_list(function, [rows_of(tree, slice(i, i + self.tasks_per_shard)) for i in starts])
+        return [rows_of(tree, slice(i, i + self.tasks_per_shard)) for i in starts]
+
+    def repeated(
+        self,
+        function: Callable[..., Any],
+        fixed: Any,
+        *trees: Any,
+        derivatives: bool = True,
+        reads: Sequence[torch.Tensor] = (),
+    ) -> list[Any]:
+        """Compute function(fixed, *shard) for every shard of trees of tensors; what `TracedShards` traces.
+
+        Args:
+            function: a function that computes the same at every call, given parameters, trees and what it `reads`.
+            fixed: its first argument, always the same object.
+            trees: tensors that are stacked over tasks.
+            derivatives: whether the function differentiates.
+            reads: further tensors that it reads and that change between calls, always as many.
+        """
+
+        def compute(shard: tuple[Any, ...]) -> Any:
+            with torch.set_grad_enabled(derivatives):  # The grad mode belongs to a thread.
+                return function(fixed, *shard)
+
+        return self.map(compute, trees)
+
+    def staged(
+        self, build: Callable[..., Any], apply: Callable[..., Any], fixed: Any, trees: Sequence[Any], example: Any
+    ) -> Callable[[Any], list[Any]]:
+        """Return the function argument → apply(fixed, build(fixed, *shard), argument) for every shard; builds once.
+
+        Args:
+            build, apply: functions as in `repeated`.
+            fixed: their first argument.
+            trees: tensors that are stacked over tasks.
+            example: an example of the argument, a tree of tensors.
+        """
+        built = self.repeated(build, fixed, *trees)
+        return lambda argument: self.map_list(lambda shard: apply(fixed, shard, argument), built)
 
     def map_list(self, function: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
         """Compute function(item) for every item, and return the results in order."""

@@ -6,6 +6,7 @@ tasks together; the second finds them collected, one task at a time, and is vmap
 (parallel/shards.py). The inner loss is REINFORCE's.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from ..diagnostics import Landscape, conflict_by_task, gradient_cosines, landsca
 from ..inspection import Inspection
 from ..networks.policies import Distribution, Policy, detached
 from ..parallel.shards import TASKS_PER_SHARD, Shards, Share
+from ..parallel.traces import TracedShards
 from ..parallel.trees import joined, moved
 from .baseline import fit_values
 from .episodes import (
@@ -36,6 +38,8 @@ from .episodes import (
     to_batch,
 )
 from .sampling import Sampler
+
+logger = logging.getLogger(__name__)
 
 Estimator = Literal["reinforce", "lvc", "dice"]
 InnerData = Literal["reuse", "gradient_at_init", "resample"]
@@ -195,6 +199,8 @@ class Adaptation:
         tasks_per_shard: tasks differentiated together; changes rounding. On a CPU a policy with convolutions takes one
             at a time, which is several times as fast as a convolution in groups, one for each task.
         horizon: T, the length of the episodes; only the estimator `dice` needs it.
+        compiled: whether what an update computes again and again is traced and replayed (`parallel/traces.py`), which
+            changes rounding; only on the CPU.
     Raises:
         TypeError: the learner's network is no policy.
         ValueError: the estimator needs a horizon.
@@ -207,6 +213,7 @@ class Adaptation:
         threads: int = 1,
         tasks_per_shard: int = TASKS_PER_SHARD,
         horizon: int | None = None,
+        compiled: bool = False,
     ) -> None:
         if gradient.estimator == "dice" and horizon is None:
             raise ValueError(
@@ -219,8 +226,12 @@ class Adaptation:
         self.learner, self.gradient, self.horizon = learner, gradient, horizon
         self.policy = learner.network
         on_cpu = learner.device.type == "cpu"
-        alone = on_cpu and self.policy.trunk is not None
-        self.shards = Shards(threads if on_cpu else 1, 1 if alone else tasks_per_shard)
+        tasks_per_shard = 1 if on_cpu and self.policy.trunk is not None else tasks_per_shard
+        self.shards = Shards(threads if on_cpu else 1, tasks_per_shard)
+        if compiled and on_cpu:
+            self.shards = TracedShards(threads, tasks_per_shard, lambda: [*learner.parameters(), *learner.buffers()])
+        elif compiled:
+            logger.warning("compiled has no effect on %s: updates are traced on a CPU only", learner.device)
 
     # ---- one task ---------------------------------------------------------------------------------------------
 

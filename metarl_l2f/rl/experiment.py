@@ -61,6 +61,8 @@ class MetaRL:
         group: the processes that share every meta-batch of tasks; None stands for this one alone. It changes no result.
         tasks_per_shard: the number of tasks that are differentiated together, which changes rounding; every process
             takes whole shards.
+        compiled: whether the meta-update's losses and derivatives are traced once and replayed, which changes rounding
+            (`parallel/traces.py`); only on the CPU.
     Raises:
         ValueError, TypeError: an argument is out of range, or the environment cannot be used.
     """
@@ -76,6 +78,7 @@ class MetaRL:
         device: torch.device | None = None,
         group: Group | None = None,
         tasks_per_shard: int = TASKS_PER_SHARD,
+        compiled: bool = False,
     ) -> None:
         self.env, self.env_kwargs = env, dict(env_kwargs or {})
         self.settings = settings = settings or MetaRLSettings.for_domain(DOMAIN_OF.get(id_of(env)))
@@ -86,7 +89,9 @@ class MetaRL:
         self.sampler = self._sampler(len(self.share), settings.episodes_per_task)
         try:
             self.learner = _learner(settings, self.sampler).to(device or "cpu")
-            self.adaptation = Adaptation(self.learner, settings.gradient, threads, tasks_per_shard, settings.horizon)
+            self.adaptation = Adaptation(
+                self.learner, settings.gradient, threads, tasks_per_shard, settings.horizon, compiled
+            )
             warn_of_pictures(self.adaptation.policy, self.sampler)
         except Exception:
             self.sampler.close()

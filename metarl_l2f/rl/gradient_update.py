@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -71,6 +71,10 @@ class GradientUpdate(ABC):
             data: the task's own.
         """
 
+    def changing(self) -> list[Tensor]:
+        """The tensors beside its arguments that `terms` reads, and that change between updates; numbers must not."""
+        return []
+
     def settle(self, inner_kls: list[float]) -> dict[str, float]:
         """Prepare for the next update; returns further metrics.
 
@@ -81,18 +85,18 @@ class GradientUpdate(ABC):
 
     def update(self, adaptation: Adaptation, rollouts: Rollouts) -> Updated:
         """Take the steps; if a number on the way is not finite, take all of them back."""
-        shards = adaptation.shards
         metrics, rejected, norm = dict[str, float](), "", math.nan
         origin, moments = (
             parameters_to_vector(self.parameters).detach().clone(),
             copy.deepcopy(self.optimiser.state_dict()),
         )
         # The first epoch's pass also finds the policies that collected the episodes, which are still the present ones.
-        sums, parts = zip(*shards.map(lambda data: self._gradient(adaptation, data), rollouts.data), strict=True)
+        sums, parts = zip(*self._over_shards(self._gradient, adaptation, rollouts.data), strict=True)
         old = joined(parts)
         for epoch in range(self.epochs):
             if epoch:
-                sums = tuple(shards.map(lambda pair: self._gradient(adaptation, *pair)[0], (rollouts.data, old)))
+                again = self._over_shards(self._gradient, adaptation, rollouts.data, old)
+                sums = tuple(found for found, _ in again)
             means = mean_over_tasks(sums, rollouts.share, self.parameters[0].dtype)
             values, gradient = means[: -self._size()], means[-self._size() :]
             if epoch == 0:
@@ -115,8 +119,13 @@ class GradientUpdate(ABC):
         metrics |= {f"inner_kl/step_{step}": value for step, value in enumerate(inner_kls)}
         return Updated(metrics | self.settle(inner_kls), rejected)
 
+    def _over_shards(
+        self, function: Callable[..., Any], adaptation: Adaptation, *trees: Any, **options: Any
+    ) -> list[Any]:
+        return adaptation.shards.repeated(function, adaptation, *trees, reads=self.changing(), **options)
+
     def _means_after(self, adaptation: Adaptation, rollouts: Rollouts, old: list[Distribution]) -> list[float]:
-        sums = adaptation.shards.map(lambda pair: self._values(adaptation, *pair), (rollouts.data, old))
+        sums = self._over_shards(self._values, adaptation, rollouts.data, old, derivatives=False)
         return mean_over_tasks(sums, rollouts.share, self.parameters[0].dtype).tolist()
 
     def _sums(
@@ -139,7 +148,6 @@ class GradientUpdate(ABC):
         loss, sums, old = self._sums(adaptation, data, old)
         return torch.cat([sums, flat(torch.autograd.grad(loss, self.parameters))]), old
 
-    @torch.no_grad()
     def _values(self, adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> Tensor:
         return self._sums(adaptation, data, old)[1]
 

@@ -83,7 +83,8 @@ class ClippedUpdate(GradientUpdate):
 
     def __init__(self, parameters: list[nn.Parameter], options: ClippedSurrogate, steps: int) -> None:
         super().__init__(parameters, options.outer_lr, options.epochs)
-        self.options, self.inner_kl_weights = options, [options.inner_kl_weight] * steps
+        self.options = options
+        self.inner_kl_weights = torch.full((steps,), options.inner_kl_weight, dtype=torch.float64)
 
     def policies(self, adaptation: Adaptation, data: MetaData, old: Sequence[Distribution]) -> list[Distribution]:
         """Those of the inner steps, then the adapted one, and the initial one where it counts."""
@@ -101,22 +102,27 @@ class ClippedUpdate(GradientUpdate):
             for before, policy, batch in zip(old, policies, batches, strict=False)
         ]
         inner_kl = torch.stack(kls[:last])
-        loss = surrogate + (inner_kl * inner_kl.new_tensor(self.inner_kl_weights)).mean()
+        loss = surrogate + (inner_kl * self.inner_kl_weights.to(inner_kl)).mean()
         if adaptation.gradient.initial_counts:
             loss = loss + adaptation.initial_objective(policies[-1], old[-1], data)
         return Terms(loss, surrogate, clipped, kls[last], inner_kl)
 
+    def changing(self) -> list[Tensor]:
+        """The weights of the penalties."""
+        return [self.inner_kl_weights]
+
     def settle(self, inner_kls: list[float]) -> dict[str, float]:
         """Adapt the weights of the penalties."""
-        used, target = self.inner_kl_weights, self.options.inner_kl_target
-        self.inner_kl_weights = [adapted_weight(w, kl, target) for w, kl in zip(used, inner_kls, strict=True)]
+        used, target = self.inner_kl_weights.tolist(), self.options.inner_kl_target
+        adapted = [adapted_weight(weight, kl, target) for weight, kl in zip(used, inner_kls, strict=True)]
+        self.inner_kl_weights = torch.tensor(adapted, dtype=torch.float64)
         return {f"inner_kl_weight/step_{step}": weight for step, weight in enumerate(used)} if any(used) else {}
 
     def state_dict(self) -> dict[str, Any]:
         """The moments of Adam, and the weights of the penalties."""
-        return super().state_dict() | {"inner_kl_weights": list(self.inner_kl_weights)}
+        return super().state_dict() | {"inner_kl_weights": self.inner_kl_weights.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the moments and weights of a state."""
         super().load_state_dict(state)
-        self.inner_kl_weights = list(state["inner_kl_weights"])
+        self.inner_kl_weights = torch.tensor(state["inner_kl_weights"], dtype=torch.float64)

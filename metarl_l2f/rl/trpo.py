@@ -8,7 +8,6 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -169,34 +168,16 @@ class MetaSurrogate:
         Returns:
             The mean; the gradient with respect to (θ, φ, α), (P,) float64; the current policies, stacked over tasks.
         """
-
-        def shard(data: MetaData) -> tuple[Tensor, list[Distribution]]:
-            policies = vmap(self.adaptation.policies)(data)
-            old = [detached(policy) for policy in policies]
-            losses = vmap(self.adaptation.objective)(policies, old, data)
-            gradient = torch.autograd.grad(losses.sum(), self.parameters)
-            return torch.cat([losses.detach().double().sum().unsqueeze(0), flat(gradient)]), old
-
-        sums, old = zip(*self.adaptation.shards.map(shard, self.data), strict=True)
+        shards = self.adaptation.shards.repeated(gradient_of_shard, self.adaptation, self.data)
+        sums, old = zip(*shards, strict=True)
         mean = self._mean(list(sums))
         return float(mean[0]), mean[1:], joined(old)
 
-    @torch.no_grad()
     def value_and_kl(self, old: list[Distribution]) -> tuple[float, float]:
         """Means over tasks of the surrogate and of KL(old ‖ current), at the current parameters."""
-
-        def task(data: MetaData, old: list[Distribution]) -> tuple[Tensor, Tensor]:
-            policies = self.adaptation.policies(data)
-            terms = zip(old, policies, (data.post, data.first), strict=False)
-            kls = [(batch.weights * before.kl(policy)).sum() for before, policy, batch in terms]
-            return self.adaptation.objective(policies, old, data), torch.stack(kls).sum()
-
-        @torch.no_grad()  # The grad mode belongs to a thread.
-        def shard(pair: tuple[MetaData, list[Distribution]]) -> tuple[Tensor, Tensor]:
-            return vmap(task)(*pair)
-
-        parts = self.adaptation.shards.map(shard, (self.data, old))
-        loss, kl = self._mean([torch.stack(part).double().sum(1) for part in parts]).tolist()
+        shards = self.adaptation.shards
+        sums = shards.repeated(values_of_shard, self.adaptation, self.data, old, derivatives=False)
+        loss, kl = self._mean(sums).tolist()
         return loss, kl
 
     def curvature(self) -> Callable[[Tensor], Tensor]:
@@ -205,36 +186,41 @@ class MetaSurrogate:
         The graph of Jᵀu is built once, at u = 0; its derivative with respect to u along v is J v, and a second pass
         gives Jᵀ(M J v).
         """
-
-        def build(data: MetaData) -> Graph:
-            policies = vmap(self.adaptation.policies)(data)
-            outputs = [output.requires_grad_() for output in _outputs(policies)]  # A frozen σ is a constant.
-            tangents = [torch.zeros_like(output, requires_grad=True) for output in outputs]
-            pulled = torch.autograd.grad(outputs, self.parameters, tangents, create_graph=True)
-            return Graph([data.post.weights, data.first.weights], policies, tangents, pulled)
-
-        graphs = self.adaptation.shards.map(build, self.data)
+        example = [torch.zeros_like(parameter) for parameter in self.parameters]
+        products = self.adaptation.shards.staged(
+            graph_of_shard, product_of_shard, self.adaptation, [self.data], example
+        )
 
         def product(vector: Tensor) -> Tensor:
             pieces = vector.split([p.numel() for p in self.parameters])
             direction = [piece.view_as(p).to(p.dtype) for piece, p in zip(pieces, self.parameters, strict=True)]
-            multiply = partial(self._multiplied, direction)
-            return self._mean(self.adaptation.shards.map_list(multiply, graphs))
+            return self._mean(products(direction))
 
         return product
 
-    def _multiplied(self, direction: list[Tensor], graph: "Graph") -> Tensor:
-        """Σ JᵀMJ v of one shard, (P,) float64."""
-        pushed = torch.autograd.grad(graph.pulled, graph.tangents, direction, retain_graph=True, materialize_grads=True)
-        tangents = _regrouped(pushed, graph.policies)
-        curved = [
-            vmap(type(policy).fisher)(detached(policy), tangent, weights)
-            for policy, tangent, weights in zip(graph.policies, tangents, graph.weights, strict=False)
-        ]
-        return flat(torch.autograd.grad(_outputs(graph.policies), self.parameters, _outputs(curved), retain_graph=True))
-
     def _mean(self, parts: list[Tensor]) -> Tensor:
         return mean_over_tasks(parts, self.share, self.parameters[0].dtype)
+
+
+def gradient_of_shard(adaptation: Adaptation, data: MetaData) -> tuple[Tensor, list[Distribution]]:
+    """Sums over a shard's tasks of the surrogate and its gradient, (1 + P,) float64; and the policies as they are."""
+    policies = vmap(adaptation.policies)(data)
+    old = [detached(policy) for policy in policies]
+    losses = vmap(adaptation.objective)(policies, old, data)
+    gradient = torch.autograd.grad(losses.sum(), adaptation.learner.meta_parameters())
+    return torch.cat([losses.detach().double().sum().unsqueeze(0), flat(gradient)]), old
+
+
+def values_of_shard(adaptation: Adaptation, data: MetaData, old: list[Distribution]) -> Tensor:
+    """Sums over a shard's tasks of the surrogate and of KL(old ‖ current), (2,) float64."""
+
+    def task(data: MetaData, old: list[Distribution]) -> tuple[Tensor, Tensor]:
+        policies = adaptation.policies(data)
+        terms = zip(old, policies, (data.post, data.first), strict=False)
+        kls = [(batch.weights * before.kl(policy)).sum() for before, policy, batch in terms]
+        return adaptation.objective(policies, old, data), torch.stack(kls).sum()
+
+    return torch.stack(vmap(task)(data, old)).double().sum(1)
 
 
 class Graph(NamedTuple):
@@ -248,6 +234,27 @@ class Graph(NamedTuple):
     """u, zeros shaped as the outputs."""
     pulled: Sequence[Tensor]
     """Jᵀu, shaped as the parameters."""
+
+
+def graph_of_shard(adaptation: Adaptation, data: MetaData) -> Graph:
+    """The graph of Jᵀu of a shard's tasks, at u = 0."""
+    policies = vmap(adaptation.policies)(data)
+    outputs = [output.requires_grad_() for output in _outputs(policies)]  # A frozen σ is a constant.
+    tangents = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+    pulled = torch.autograd.grad(outputs, adaptation.learner.meta_parameters(), tangents, create_graph=True)
+    return Graph([data.post.weights, data.first.weights], policies, tangents, pulled)
+
+
+def product_of_shard(adaptation: Adaptation, graph: Graph, direction: list[Tensor]) -> Tensor:
+    """Σ JᵀMJ v over a shard's tasks, (P,) float64."""
+    pushed = torch.autograd.grad(graph.pulled, graph.tangents, direction, retain_graph=True, materialize_grads=True)
+    tangents = _regrouped(pushed, graph.policies)
+    curved = [
+        vmap(type(policy).fisher)(detached(policy), tangent, weights)
+        for policy, tangent, weights in zip(graph.policies, tangents, graph.weights, strict=False)
+    ]
+    parameters = adaptation.learner.meta_parameters()
+    return flat(torch.autograd.grad(_outputs(graph.policies), parameters, _outputs(curved), retain_graph=True))
 
 
 def _outputs(policies: Sequence[Distribution]) -> list[Tensor]:

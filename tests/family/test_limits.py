@@ -298,7 +298,7 @@ def test_the_penalty_holds_the_inner_policies_and_only_promp_has_it():
         old = [detached(policy) for policy in torch.func.vmap(promp.adaptation.acting)(promp.data)]
         for parameter in [*promp.learner.meta_parameters(), *ppo.learner.meta_parameters()]:
             parameter.mul_(1.1)
-    promp.outer.inner_kl_weights = [3.0, 5.0]
+    promp.outer.inner_kl_weights = torch.tensor([3.0, 5.0], dtype=torch.float64)
     for number in range(TASKS):
         data, before = task_of(promp.data, number), [task_of(policy, number) for policy in old]
         with_penalty, without = (
