@@ -55,6 +55,8 @@ class Options:
     """Numbers of CPU threads to measure, one after the other."""
     tasks: tuple[int, ...] = ()
     """Numbers of tasks per batch to measure too, with the last number of threads: is the cost per task flat?"""
+    compile: bool = False
+    """Compile the updates."""
     turns: int = 9
     """Meta-iterations measured, after one that does not count; fewer than six conclude nothing."""
     out: Path | None = None
@@ -92,7 +94,7 @@ def measure(options: Options, tasks: int, threads: int) -> dict[str, float | Rat
     meet the same moments of a busy machine.
     """
     settings = dataclasses.replace(options.settings, tasks_per_batch=tasks)
-    run = MetaRL(ENVIRONMENT, settings, {"horizon": settings.horizon}, threads=threads)
+    run = MetaRL(ENVIRONMENT, settings, {"horizon": settings.horizon}, threads=threads, compiled=options.compile)
     turns, phases = Turns(run, threads), settings.inner.inner_steps + 1
     iteration, update, sampling, physics = (list[float]() for _ in range(4))
     for number in range(options.turns + 1):
@@ -149,7 +151,12 @@ def main() -> None:
             print(f"  {figure:<30} {value}" if isinstance(value, Ratio) else f"  {figure:<30} {value:.4g}")
         record[name] = {f: v._asdict() if isinstance(v, Ratio) else v for f, v in found.items()}
     if options.out is not None:
-        context = {"settings": dataclasses.asdict(options.settings), "cores": os.cpu_count(), "load": os.getloadavg()}
+        context = {
+            "settings": dataclasses.asdict(options.settings),
+            "compile": options.compile,
+            "cores": os.cpu_count(),
+            "load": os.getloadavg(),
+        }
         machine = {"machine": platform.processor() or platform.machine()}
         options.out.write_text(json.dumps({"figures": record} | context | machine | provenance(), indent=1) + "\n")
 

@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
 from torch.func import vmap
+from turns import Ratio, ratio
 
 from metarl_l2f import InnerLoop, MetaRL, MetaRLSettings, PolicyNetwork
 from metarl_l2f.parallel.memory import quiet_machine
+from metarl_l2f.rl.adaptation import MetaData
 from metarl_l2f.training.config import provenance
 from metarl_l2f.training.seeding import Stream, generator
 
@@ -41,6 +44,8 @@ class Options:
     """Meta-iterations measured, after two that are not."""
     threads: int = 2
     """CPU threads."""
+    compile: bool = False
+    """Measure compiled updates, in turn with uncompiled ones."""
     out: Path | None = None
     """File to write, json; by default nothing is written."""
 
@@ -56,13 +61,21 @@ def seconds(function: Callable[[], object], repeats: int = 5) -> float:
     return statistics.median(times)
 
 
-def measure(options: Options) -> dict[str, object]:
-    """All figures, in seconds, ratios and GiB."""
+def measure(options: Options) -> dict[str, float | Ratio]:
+    """All figures, in seconds, ratios over turns, and GiB.
+
+    A turn is a meta-iteration, a forward pass, and a meta-iteration of the uncompiled run if the first is compiled.
+    """
     quiet_machine()
-    settings = options.settings
-    run = MetaRL(ENVIRONMENT, settings, {"horizon": settings.horizon}, options.threads)
+    settings, horizon = options.settings, {"horizon": options.settings.horizon}
+    run = MetaRL(ENVIRONMENT, settings, horizon, options.threads, compiled=options.compile)
     adaptation, sampler = run.adaptation, run.sampler
-    metrics = [run.iterate(i) for i in range(1, options.iterations + 3)][2:]
+    for number in (1, 2):
+        run.iterate(number)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    plain = MetaRL(ENVIRONMENT, settings, horizon, options.threads) if options.compile else None
+    if plain:
+        plain.iterate(1)
 
     count = settings.tasks_per_batch
     tasks = sampler.sample_tasks(count, generator(settings.seed, Stream.TASKS, 0))
@@ -75,8 +88,11 @@ def measure(options: Options) -> dict[str, object]:
     zeros = np.zeros((sampler.envs.num_envs, sampler.action_size), np.float32)
 
     @torch.no_grad()
+    def forward_of_shard(shard: MetaData) -> object:
+        return vmap(adaptation.policies)(shard)
+
     def forward() -> object:
-        return adaptation.shards.map(lambda shard: vmap(adaptation.policies)(shard), data)
+        return adaptation.shards.map(forward_of_shard, data)
 
     @torch.no_grad()
     def shard_policy(batch: torch.Tensor) -> object:
@@ -87,22 +103,35 @@ def measure(options: Options) -> dict[str, object]:
         for _ in range(settings.horizon):
             sampler.envs.step(zeros)
 
+    forward()
+    metrics, forwards, uncompiled = list[dict[str, float]](), list[float](), list[float]()
+    for number in range(3, options.iterations + 3):
+        metrics.append(run.iterate(number))
+        begin = time.perf_counter()
+        forward()
+        forwards.append(time.perf_counter() - begin)
+        if plain:
+            uncompiled.append(plain.iterate(number)["time/update"])
+
     def median(tag: str) -> float:
         return statistics.median(line[tag] for line in metrics)
 
-    phases = settings.inner.inner_steps + 1
-    adapt_forward = seconds(forward)
-    figures: dict[str, object] = {
+    phases, update = settings.inner.inner_steps + 1, [line["time/update"] for line in metrics]
+    figures: dict[str, float | Ratio] = {
         "meta_iteration_s": median("time/iteration"),
         "sampling_s_per_phase": median("time/sampling") / phases,
         "update_s": median("time/update"),
         "physics_s_per_phase": seconds(physics),
         "policy_forward_s": seconds(lambda: adaptation.shards.map(shard_policy, data.post.observations)),
-        "adapt_and_policy_forward_s": adapt_forward,
-        "update_in_adapt_and_policy_forwards": median("time/update") / adapt_forward,
-        "backtracks": median("line_search/backtracks"),
-        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "adapt_and_policy_forward_s": statistics.median(forwards),
+        "update_in_adapt_and_policy_forwards": ratio(update, forwards),
+        "peak_memory_gib": peak,
     }
+    if "line_search/backtracks" in metrics[0]:
+        figures["backtracks"] = median("line_search/backtracks")
+    if plain:
+        figures["update_over_uncompiled_update"] = ratio(update, uncompiled)
+        plain.close()
     run.close()
     return figures
 
@@ -113,9 +142,12 @@ def main() -> None:
     options = tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,))
     figures = measure(options)
     for name, value in figures.items():
-        print(f"{name:<38} {value:.4f}")
+        print(f"{name:<38} {value}" if isinstance(value, Ratio) else f"{name:<38} {value:.4f}")
     if options.out is not None:
-        record = {"figures": figures, "settings": dataclasses.asdict(options.settings), "threads": options.threads}
+        record: dict[str, Any] = {}
+        record["figures"] = {n: v._asdict() if isinstance(v, Ratio) else v for n, v in figures.items()}
+        record |= {"settings": dataclasses.asdict(options.settings)}
+        record |= {"threads": options.threads, "compile": options.compile}
         machine = {"machine": platform.processor() or platform.machine()}
         options.out.write_text(json.dumps(record | machine | provenance(), indent=1) + "\n")
 
