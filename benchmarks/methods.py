@@ -1,13 +1,14 @@
 """Seconds and memory of each named method's meta-iterations on 2D navigation, beside those of MAML with a trust region.
 
-All methods train in one process and take turns, meta-iteration by meta-iteration. Each is paired with a meta-iteration
-of MAML right before or after its own, so that a busy machine slows both alike.
+All methods train in one process and take turns, meta-iteration by meta-iteration. Each is paired with a run of MAML,
+whose meta-iteration of the same number comes right before or after its own, so that a busy machine slows both alike.
 """
 
 from metarl_l2f.program import as_program
 
 import csv
 import dataclasses
+import itertools
 import math
 import multiprocessing
 import resource
@@ -156,31 +157,29 @@ def measure(options: Options) -> list[Figures]:
     memories = peak_memories(options) if options.memory else {}
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     quiet_machine()
-    runs = {method: experiment(method, options) for method in dict.fromkeys((BASELINE, *options.methods))}
-    iterations = dict.fromkeys(runs, 0)
+    methods = tuple(dict.fromkeys((BASELINE, *options.methods)))
+    # A run of MAML for each method, as far in training as the method is: a trained policy takes longer line searches.
+    pairs = {method: (experiment(method, options), experiment(BASELINE, options)) for method in methods}
 
-    def iterate(method: str) -> Turn:
-        iterations[method] += 1
+    def turn(run: MetaRL, iteration: int) -> Turn:
         begin = clock()
-        metrics = runs[method].iterate(iterations[method])
+        metrics = run.iterate(iteration)
         seconds = clock() - begin
         return Turn(seconds, *(metrics[f"time/{part}"] / metrics["time/iteration"] for part in ("sampling", "update")))
 
-    for method in runs:
-        for _ in range(WARM_UP):
-            iterate(method)
-    turns: dict[str, list[tuple[Turn, Turn]]] = {method: [] for method in runs}
-    for number in range(options.turns):
-        for place, method in enumerate(runs):
+    turns: dict[str, list[tuple[Turn, Turn]]] = {method: [] for method in methods}
+    for iteration in range(1, WARM_UP + options.turns + 1):
+        for place, (method, (own, floor)) in enumerate(pairs.items()):
             # The later of two may profit from the other's memory, so they change places.
-            if (number + place) % 2:
-                floor, own = iterate(BASELINE), iterate(method)
+            if (iteration + place) % 2:
+                floor_turn, own_turn = turn(floor, iteration), turn(own, iteration)
             else:
-                own, floor = iterate(method), iterate(BASELINE)
-            turns[method].append((own, floor))
-    for run in runs.values():
+                own_turn, floor_turn = turn(own, iteration), turn(floor, iteration)
+            if iteration > WARM_UP:
+                turns[method].append((own_turn, floor_turn))
+    for run in itertools.chain(*pairs.values()):
         run.close()
-    return [figures(method, turns[method], memories.get(method, math.nan)) for method in runs]
+    return [figures(method, turns[method], memories.get(method, math.nan)) for method in methods]
 
 
 def figures(method: str, turns: Sequence[tuple[Turn, Turn]], memory: float) -> Figures:
