@@ -60,7 +60,7 @@ class MetaRL:
             environments always stay.
         group: the processes that share every meta-batch of tasks; None stands for this one alone. It changes no result.
         tasks_per_shard: the number of tasks that are differentiated together, which changes rounding; every process
-            takes whole shards.
+            takes whole shards. A policy with convolutions differentiates them one at a time on a CPU.
         compiled: whether the meta-update's losses and derivatives are traced once and replayed, which changes rounding
             (`parallel/traces.py`); only on the CPU.
     Raises:

@@ -34,7 +34,8 @@ class PolicyOptions(DeviceOptions):
     settings: MetaRLSettings = field(default_factory=MetaRLSettings)
     """Settings of the method and of its training."""
     tasks_per_shard: int = TASKS_PER_SHARD
-    """Tasks differentiated together; under torchrun every rank takes whole shards of them. Rounding differs."""
+    """Tasks differentiated together, with convolutions on a CPU one at a time; under torchrun every rank takes whole
+    shards of them. Rounding differs."""
     compile: bool = False
     """Trace what a meta-update computes, and replay it: seconds to start, then updates take about half the time on a
     CPU; rounding differs. On a CUDA device it has no effect."""
