@@ -40,6 +40,8 @@ BAR = -16.0
 SECTION = re.compile(r"(<!-- pilots: ([\w -]+) -->\n).*?(<!-- end of pilots -->)", re.DOTALL)
 """A part of a page that is written here; its comment names the methods, or `all`, `others` or `overview`."""
 REFERENCE_FILE = "maml.json"
+NOT_TOLD = ("method", "seed", "policy.filters")
+"""Settings that are no constant of a method here: navigation shows no pictures, which filters are for."""
 CURVES = ("iteration", "env_steps", "return/step_0", "return/step_1")
 
 Key = tuple[str, str, str]
@@ -121,7 +123,7 @@ def settings_of_maml() -> dict[str, Any]:
 
 
 def changes_of(settings: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
-    """The flags that turn MAML's settings into these, but for the method's name and the seed.
+    """The flags that turn MAML's settings into these, but for NOT_TOLD.
 
     Args:
         settings: as config.json has them.
@@ -129,7 +131,7 @@ def changes_of(settings: Mapping[str, Any], reference: Mapping[str, Any]) -> str
     """
     told = {name: value for name, value in flat(settings).items() if name in reference}
     differing = {name: value for name, value in told.items() if value != reference[name]}
-    return " ".join(_flag(name, value) for name, value in differing.items() if name not in ("method", "seed"))
+    return " ".join(_flag(name, value) for name, value in differing.items() if name not in NOT_TOLD)
 
 
 def _flag(name: str, value: bool | float | str) -> str:
