@@ -203,10 +203,11 @@ def table(found: Sequence[Figures]) -> str:
     ]
     for one in found:
         ratio_ = f"{one.ratio.median:.2f} ({one.ratio.low:.2f} to {one.ratio.high:.2f})"
+        memory = "" if math.isnan(one.peak_memory_gib) else f"{one.peak_memory_gib:.2f}"
         largest = "" if one.largest_ratio is None else f"{one.largest_ratio:.1f}"
         lines.append(
             f"{one.method:<18} {one.seconds:>6.3f}  {ratio_:<22} {largest:>7}  {one.sampling:>8.0%} {one.update:>7.0%} "
-            f"{one.peak_memory_gib:>6.2f}  {one.verdict}".rstrip()
+            f"{memory:>6}  {one.verdict}".rstrip()
         )
     return "\n".join(lines)
 
