@@ -62,12 +62,13 @@ def trace(function: Callable[..., Any], arguments: Sequence[Any], state: Sequenc
         Untraceable: it changes tensors in place, draws random numbers, or reads tensors that are neither arguments nor
             state, which may have other values at the next call.
     """
-    inputs, results = tensors_of(list(arguments)), list[Any]()
+    inputs, outputs = tensors_of(list(arguments)), list[Any]()
 
     def flattened(*tensors: Tensor) -> list[Tensor]:
         remaining = iter(tensors)
-        results.append(function(*(mapped(lambda _: next(remaining), argument) for argument in arguments)))
-        return tensors_of(results[-1])
+        result = function(*(mapped(lambda _: next(remaining), argument) for argument in arguments))
+        outputs.append(mapped(lambda _: torch.empty(0), result))  # Not the result, which keeps its graph in memory.
+        return [tensor.detach() for tensor in tensors_of(result)]
 
     with torch.enable_grad():  # Without, activations may overwrite their inputs (`networks.mlp.tanh`).
         module = make_fx(flattened)(*inputs)
@@ -75,9 +76,8 @@ def trace(function: Callable[..., Any], arguments: Sequence[Any], state: Sequenc
     read = state_as_inputs(module, state)
     held = [state[number].detach() for number in read]
     module = rewritten(module, [*held, *inputs])
-    outputs = mapped(lambda result: torch.empty(0), results[-1])
     if not later:
-        return Trace([Stage(finished(module, [*held, *inputs]), read)], outputs)
+        return Trace([Stage(finished(module, [*held, *inputs]), read)], outputs[0])
     number = len(tensors_of(list(arguments[-later:])))
     first, second = split(module, number)
     kept = first(*held, *inputs[:-number])
@@ -85,7 +85,7 @@ def trace(function: Callable[..., Any], arguments: Sequence[Any], state: Sequenc
         Stage(finished(first, [*held, *inputs[:-number]]), read),
         Stage(finished(second, [*kept, *inputs[-number:]]), []),
     ]
-    return Trace(stages, outputs)
+    return Trace(stages, outputs[0])
 
 
 def state_as_inputs(module: fx.GraphModule, state: Sequence[Tensor]) -> list[int]:
