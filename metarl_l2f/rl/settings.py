@@ -191,8 +191,7 @@ def _navigation(method: Named) -> MetaRLSettings:
     """
     policy = PolicyNetwork((64, 64), "tanh", initial_std=1.0)
     if method.base == "l2f-paper":
-        quiet = MetaRLSettings(policy=dataclasses.replace(policy, initial_std=0.2))
-        return as_published(quiet, inner_lr=0.02, gae_lambda=0.9, max_kl=0.005)
+        return as_published(MetaRLSettings(policy=policy), gae_lambda=0.9)
     if not _quietens(method):
         return MetaRLSettings(
             "maml",
