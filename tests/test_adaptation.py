@@ -622,6 +622,15 @@ def test_an_inspection_is_what_a_plain_loop_over_tasks_finds(name):
     assert found.gamma.keys() == set(learner.attenuator.names if learner.attenuator else [])
 
 
+@pytest.mark.parametrize("name", ["MAML", "L2F, gradient at θ", "L2F, gradient at θ̄", "L2F, fresh episodes"])
+def test_an_inspection_without_inner_steps_looks_around_the_first_one(name):
+    meta = build(**VARIANTS[name])
+    none, one = (meta.adaptation.inspect(collected(meta, steps)) for steps in (0, 1))
+    assert all(math.isfinite(value) for value in none.metrics().values())
+    if name != "L2F, fresh episodes":  # Without steps there are none, and the first ones stand for them.
+        torch.testing.assert_close(none.landscape.losses, one.landscape.losses)
+
+
 @pytest.mark.parametrize("name", ["MAML", "L2F, gradient at θ̄", "L2F, filters, initial return"])
 def test_meta_conflict_is_the_angle_between_one_tasks_meta_gradient_and_the_sum_of_all(name):
     meta = build(**VARIANTS[name])

@@ -444,7 +444,7 @@ class Adaptation:
         learner, theta = self.learner, {name: p.detach() for name, p in self.learner.theta.items()}
 
         def task(data: MetaData, start: Start, adapted: Params) -> tuple[Params, Params, Landscape]:
-            loss = self.loss(data.inner[0])
+            loss = self.loss(data.inner[0] if data.inner else data.first)  # Without steps, that of a first one.
             gradients = start.gradients if learner.first_gradient_is_known else learner.gradients(loss, start.params)
             after = learner.gradients(self.loss(data.post), adapted, learner.differentiated)
             stepped = learner.rule(start.params, gradients, 0)
