@@ -3,6 +3,7 @@
 from metarl_l2f.program import as_program
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,17 @@ def until(stream, text):
         assert piece, f"it ended after {written!r}"
         written += piece
     return written
+
+
+def until_it_handles_signals(process):
+    """Wait until a program has imported what it needs, and its main function runs."""
+    status = Path(f"/proc/{process.pid}/status")
+    for _ in range(600):
+        caught = re.search(r"SigCgt:\s*(\w+)", status.read_text())
+        if int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.1)
+    raise AssertionError("it does not handle SIGTERM")
 
 
 def ended(process, signum):
@@ -114,10 +126,11 @@ def test_a_signal_ends_an_evaluation(tmp_path, signum):
     folder = tmp_path / "run"
     assert navigation.main([*TINY, "--iterations", "1", "--log-dir", str(folder)]) == 0
     process = started("evaluate", folder, "--tasks", "20000")
-    time.sleep(8)
+    until_it_handles_signals(process)
+    time.sleep(2)
     process.send_signal(signum)
     _, err = ended(process, signum)
-    assert err in ("", f"stopped by {signal.Signals(signum).name}\n")  # Nothing where it was still being imported.
+    assert err == f"stopped by {signal.Signals(signum).name}\n"
 
 
 def test_a_further_signal_ends_a_program_that_is_stuck_while_it_stops(tmp_path):
