@@ -155,8 +155,7 @@ def policy_loss(
         log_prob = magic(log_prob)
     elif estimator == "dice":
         assert horizon is not None
-        happened = torch.where(batch.weights > 0, log_prob, 0).unflatten(0, (-1, horizon))
-        log_prob = loaded_dice(happened, dice_lambda).flatten()
+        log_prob = loaded_dice(log_prob.unflatten(0, (-1, horizon)), dice_lambda).flatten()
     return -(batch.weights * batch.advantages * log_prob).sum()
 
 
@@ -173,7 +172,7 @@ def loaded_dice(log_prob: Tensor, decay: float = 1.0) -> Tensor:
     to t, and with λ = 0 that of the ratio of a_t alone, as in LVC.
 
     Args:
-        log_prob: (B, T), log π(a_t | o_t), 0 where no step happened.
+        log_prob: (B, T), log π(a_t | o_t); what stands behind an episode's end changes no factor before it.
         decay: λ, in [0, 1].
     """
     until, reach = log_prob, 1

@@ -219,6 +219,20 @@ def test_e_mamls_credit_on_a_two_armed_bandit_by_hand():
     torch.testing.assert_close(slope.sum(0), -0.3 * 2 * torch.tensor([1 / 6, -1 / 6]))
 
 
+def test_e_mamls_gradient_is_mamls_and_that_of_the_credit():
+    one, maml = small("e-maml"), small("maml")
+    _, found, _ = MetaSurrogate(one.adaptation, one.data, one.share).gradient()
+    _, without, _ = MetaSurrogate(maml.adaptation, one.data, maml.share).gradient()
+    losses = []
+    for number in range(TASKS):
+        data = task_of(one.data, number)
+        log_prob = one.adaptation.policy(one.learner.theta, data.first.observations).log_prob(data.first.actions)
+        losses.append(-one.settings.gradient.exploration_weight * data.credit * (data.first.weights * log_prob).sum())
+    credit = torch.autograd.grad(sum(losses) / TASKS, one.learner.meta_parameters(), materialize_grads=True)
+    torch.testing.assert_close(found - without, torch.cat([slope.flatten() for slope in credit]).double())
+    assert found.ne(without).any()
+
+
 def test_credit_is_the_return_after_adaptation_centred_over_the_meta_batch():
     from metarl_l2f import MetaRL
 
