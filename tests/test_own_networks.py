@@ -126,6 +126,12 @@ def test_what_dropout_draws_for_a_task_does_not_depend_on_which_process_has_it()
     assert torch.equal(found, expected)
 
 
+def test_a_network_that_was_not_trained_yet_is_evaluated_without_its_random_layers():
+    meta_loss = lines(dropped(), batching="loop").meta_loss
+    one, other = (meta_loss.evaluate(first_lines(4), 1)[2] for _ in range(2))
+    assert torch.equal(one, other)
+
+
 def test_training_with_dropout_leaves_the_processes_random_numbers_alone():
     run, before = lines(dropped(), batching="loop"), torch.get_rng_state()
     run.iterate(1)
